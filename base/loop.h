@@ -1,0 +1,90 @@
+// Loop: one thread's epoll loop. Descriptors, timers and posted functions run on that thread only.
+#pragma once
+
+#include <sys/epoll.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "base/fd.h"
+
+namespace hutch {
+
+class Loop;
+
+// A registration; dropping it ends the watch. Must be dropped on the loop's thread, before the
+// loop.
+class Watch {
+ public:
+  Watch() = default;
+  Watch(Watch&& other) noexcept
+      : loop_(std::exchange(other.loop_, nullptr)), id_(std::exchange(other.id_, 0)) {}
+  Watch& operator=(Watch&& other) noexcept;
+  ~Watch() { reset(); }
+  void reset();
+  bool is_active() const { return loop_ != nullptr; }
+
+ private:
+  friend class Loop;
+  Watch(Loop* loop, uint64_t id) : loop_(loop), id_(id) {}
+  Loop* loop_ = nullptr;
+  uint64_t id_ = 0;
+};
+
+class Loop {
+ public:
+  using Callback = std::function<void(uint32_t events)>;
+
+  static Result<std::unique_ptr<Loop>> create();
+  ~Loop();
+  Loop(const Loop&) = delete;
+  Loop& operator=(const Loop&) = delete;
+
+  // Calls `callback` with epoll's events whenever `fd` has one of `events` (EPOLLIN, EPOLLOUT,
+  // ...), level-triggered. The descriptor stays the caller's and must stay open while watched.
+  Result<Watch> watch(int fd, uint32_t events, Callback callback);
+  // Changes what a watch waits for; 0 pauses it.
+  Result<void> modify(const Watch& watch, uint32_t events);
+  // Calls `callback` (with 0) once, after `delay`. Dropping the Watch cancels it.
+  Watch after(std::chrono::nanoseconds delay, Callback callback);
+  // Runs `function` on the loop's thread, in order. Any thread.
+  void post(std::function<void()> function);
+
+  // Runs until stop(). Only one thread, always the same one.
+  Result<void> run();
+  // Waits for at most `timeout_ms` (-1: for ever) and runs what is due once.
+  Result<void> run_once(int timeout_ms);
+  // Ends run() after the callbacks at hand. Any thread.
+  void stop();
+
+ private:
+  friend class Watch;
+  struct Entry {
+    int fd = -1;  // -1: a timer
+    Callback callback;
+    std::chrono::steady_clock::time_point due{};
+  };
+
+  Loop(Fd epoll, EventFd wake);
+  void forget(uint64_t id);
+  int next_timeout(int timeout_ms) const;
+  void run_posted();
+  void run_timers();
+
+  Fd epoll_;
+  EventFd wake_;
+  std::unordered_map<uint64_t, std::shared_ptr<Entry>> entries_;
+  std::vector<uint64_t> timers_;
+  uint64_t next_id_ = 1;
+  std::mutex posted_mutex_;
+  std::vector<std::function<void()>> posted_;  // under posted_mutex_
+  std::atomic<bool> stopping_{false};
+};
+
+}  // namespace hutch

@@ -1,0 +1,224 @@
+// The agent protocol: what the host and the agent inside the guest say to each other.
+//
+// One byte stream (vsock, or TCP to the emulated machine) carries frames: a header of 12 bytes and
+// a payload of at most 64 KiB. `channel` 0 is the connection itself; any other number, chosen by
+// the host and not in use, is one operation: a process or a file transfer. Frames of one channel
+// stay in order.
+//
+//   host                                   agent
+//   Hello             ->
+//                     <-                   HelloReply
+//   Spawn        [7]  ->
+//                     <-                   Started [7]              or Failed [7], the end of 7
+//   Input        [7]  ->                                            InputEnd closes its stdin
+//                     <-                   Output [7] stream 1 or 2, OutputEnd at its end of file
+//                     <-                   Exited [7]
+//
+// Flow control: each direction of each stream starts with kInitialCredit bytes. The sender of data
+// spends it; the receiver gives back with Credit (to the agent) or InputCredit (to the host) when
+// it has passed bytes on. Data beyond the credit is a protocol error: the host drops the agent, the
+// agent drops the host.
+//
+// Exited is sent once the process itself is gone and all that its pipes or terminal held at that
+// moment has been sent; it does not wait for children that keep them open. Output may follow it as
+// long as such children write; OutputEnd says that no more can come. Close lets the agent forget
+// the channel: it kills the process group if it still runs, and sends nothing more of the channel.
+//
+// The host treats every byte from the agent as guest-controlled: a FrameReader bounds the payload
+// before it is buffered, and decoding never trusts a count.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/wire.h"
+
+namespace hutch::protocol::agent {
+
+constexpr uint32_t kVersion = 1;
+constexpr uint32_t kMaxPayload = 64 * 1024;
+constexpr uint32_t kInitialCredit = 256 * 1024;
+// vsock: the agent dials this port of the host (CID 2) when it is up; it is the only one that the
+// VMM answers.
+constexpr uint32_t kHostPort = 1024;
+
+enum class FrameType : uint8_t {
+  // From the host.
+  kHello = 1,
+  kSpawn = 2,
+  kInput = 3,     // payload: bytes for stdin, or of the file being written
+  kInputEnd = 4,  // no payload
+  kSignal = 5,    // to the process group
+  kResize = 6,
+  kCredit = 7,
+  kReadFile = 8,   // answered by Output stream 1 ..., then Done; or Failed
+  kWriteFile = 9,  // answered by Started, then takes Input ..., InputEnd; then Done; or Failed
+  kShutdown = 10,  // channel 0; the guest powers itself off or reboots
+  kClose = 11,     // no payload
+  // From the agent.
+  kHelloReply = 65,
+  kStarted = 66,
+  kFailed = 67,
+  kOutput = 68,
+  kOutputEnd = 69,
+  kExited = 70,
+  kInputCredit = 71,
+  kDone = 72,
+};
+
+struct FrameHeader {
+  le32 payload_size;
+  uint8_t type;
+  uint8_t reserved[3];  // zero
+  le32 channel;
+};
+static_assert(sizeof(FrameHeader) == 12);
+
+struct Frame {
+  FrameType type{};
+  uint32_t channel = 0;
+  std::vector<std::byte> payload;
+};
+
+// Encodes one frame. The payload must not exceed kMaxPayload.
+std::vector<std::byte> encode_frame(FrameType type, uint32_t channel,
+                                    std::span<const std::byte> payload = {});
+
+// Cuts a byte stream into frames. Holds at most one frame; input is peer-controlled.
+class FrameReader {
+ public:
+  // Takes bytes off the front of `input` and returns a frame as soon as one is complete; nothing
+  // when all of `input` was taken without completing one. Errors: a payload above kMaxPayload, an
+  // unknown type, non-zero reserved bytes. After an error the stream is of no use.
+  Result<std::optional<Frame>> next(std::span<const std::byte>& input);
+
+ private:
+  std::vector<std::byte> buffer_;
+};
+
+struct Hello {
+  uint32_t version = kVersion;
+  uint64_t realtime_ns = 0;  // CLOCK_REALTIME to set; 0: leave the clock
+  std::string entropy;       // at most 512 random bytes for the guest kernel's pool; may be empty
+  std::string hostname;      // empty: leave it
+  std::string token;         // shared secret where the transport does not authenticate; else empty
+};
+
+struct HelloReply {
+  uint32_t version = kVersion;
+  std::string kernel;  // release of the guest kernel
+};
+
+struct Spawn {
+  std::vector<std::string> arguments;    // the program (looked up in PATH) and its arguments
+  std::vector<std::string> environment;  // "NAME=value", on top of the user's default environment
+  std::string working_directory;         // empty: the user's home
+  std::string user;                      // name or number; empty: root
+  bool terminal = false;                 // a PTY, all output is stream 1
+  bool open_input = false;               // false: stdin is /dev/null
+  uint16_t rows = 0, columns = 0;        // of the terminal
+};
+
+struct Started {
+  uint32_t process_id = 0;  // 0 for a file
+};
+
+// What failed, so that the command line can tell 126 and 127 from its own failure.
+enum class FailureStage : uint8_t {
+  kRequest = 1,
+  kUser = 2,
+  kDirectory = 3,
+  kExecute = 4,
+  kFile = 5
+};
+struct Failed {
+  FailureStage stage = FailureStage::kRequest;
+  uint32_t error_number = 0;  // Linux errno, 0 when there is none
+  std::string message;
+};
+
+struct Signal {
+  uint32_t number = 0;
+};
+
+struct Resize {
+  uint16_t rows = 0, columns = 0;
+};
+
+// To the agent: `bytes` more of output stream 1 or 2.
+struct Credit {
+  uint8_t stream = 1;
+  uint32_t bytes = 0;
+};
+
+// To the host: `bytes` more of input.
+struct InputCredit {
+  uint32_t bytes = 0;
+};
+
+struct Output {
+  uint8_t stream = 1;
+  std::span<const std::byte> bytes;  // points into the frame
+};
+
+struct OutputEnd {
+  uint8_t stream = 1;
+};
+
+struct Exited {
+  bool signaled = false;
+  uint32_t value = 0;          // exit status, or the signal's number
+  bool out_of_memory = false;  // the kernel killed a process of the group for memory
+};
+
+struct ReadFile {
+  std::string path;
+  std::string user;
+  uint64_t offset = 0;
+  uint64_t limit = UINT64_MAX;
+};
+
+struct WriteFile {
+  std::string path;
+  std::string user;
+  uint32_t mode = 0644;
+  bool append = false;
+  bool create_new = false;  // fail when it exists
+};
+
+struct Done {
+  uint64_t size = 0;  // bytes transferred
+};
+
+enum class ShutdownKind : uint8_t { kPowerOff = 1, kReboot = 2 };
+struct Shutdown {
+  ShutdownKind kind = ShutdownKind::kPowerOff;
+};
+
+std::vector<std::byte> encode(const Hello& message);
+std::vector<std::byte> encode(const HelloReply& message);
+std::vector<std::byte> encode(const Spawn& message);
+std::vector<std::byte> encode(const Started& message);
+std::vector<std::byte> encode(const Failed& message);
+std::vector<std::byte> encode(const Signal& message);
+std::vector<std::byte> encode(const Resize& message);
+std::vector<std::byte> encode(const Credit& message);
+std::vector<std::byte> encode(const InputCredit& message);
+std::vector<std::byte> encode(const Output& message);
+std::vector<std::byte> encode(const OutputEnd& message);
+std::vector<std::byte> encode(const Exited& message);
+std::vector<std::byte> encode(const ReadFile& message);
+std::vector<std::byte> encode(const WriteFile& message);
+std::vector<std::byte> encode(const Done& message);
+std::vector<std::byte> encode(const Shutdown& message);
+
+// Decodes a payload; an error says which field is out of its range. T is one of the messages above.
+template <typename T>
+Result<T> decode(std::span<const std::byte> payload);
+
+}  // namespace hutch::protocol::agent
