@@ -54,19 +54,19 @@ inline void take(tl::expected<void, Error>&&) {}
 }  // namespace hutch
 
 // Evaluates to the value of a Result, or returns its Error from the enclosing function.
-#define TRY(...)                                                  \
-  ({                                                              \
-    auto hutch_try_result = (__VA_ARGS__);                        \
-    if (!hutch_try_result) [[unlikely]]                           \
-      return tl::unexpected(std::move(hutch_try_result).error()); \
-    ::hutch::detail::take(std::move(hutch_try_result));           \
-  })
+#define TRY(...) HUTCH_TRY(HUTCH_UNIQUE(__COUNTER__), __VA_ARGS__)
 
 // The same with a prefix for the message: TRY_CONTEXT("loading the kernel", load(fd)).
-#define TRY_CONTEXT(prefix, ...)                                                  \
-  ({                                                                              \
-    auto hutch_try_result = (__VA_ARGS__);                                        \
-    if (!hutch_try_result) [[unlikely]]                                           \
-      return tl::unexpected(std::move(hutch_try_result).error().context(prefix)); \
-    ::hutch::detail::take(std::move(hutch_try_result));                           \
+#define TRY_CONTEXT(prefix, ...) \
+  TRY((__VA_ARGS__).map_error([&](auto&& error) { return std::move(error).context(prefix); }))
+
+// A TRY inside a TRY needs a variable of its own.
+#define HUTCH_UNIQUE(number) HUTCH_JOIN(hutch_try_result_, number)
+#define HUTCH_JOIN(left, right) left##right
+#define HUTCH_TRY(variable, ...)                          \
+  ({                                                      \
+    auto variable = (__VA_ARGS__);                        \
+    if (!variable) [[unlikely]]                           \
+      return tl::unexpected(std::move(variable).error()); \
+    ::hutch::detail::take(std::move(variable));           \
   })

@@ -46,6 +46,9 @@ constexpr uint32_t kInitialCredit = 256 * 1024;
 // vsock: the agent dials this port of the host (CID 2) when it is up; it is the only one that the
 // VMM answers.
 constexpr uint32_t kHostPort = 1024;
+// I/O port on which the agent, as PID 1, reports that it runs: it writes the byte kInitMark first of all.
+constexpr uint16_t kBootMarkPort = 0x2e0;
+constexpr uint8_t kInitMark = 1;
 
 enum class FrameType : uint8_t {
   // From the host.

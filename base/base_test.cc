@@ -1,0 +1,130 @@
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <thread>
+
+#include "base/log.h"
+#include "base/loop.h"
+#include "base/result.h"
+#include "base/sys.h"
+#include "base/wire.h"
+
+namespace hutch {
+namespace {
+
+Result<int> half(int value) {
+  if (value % 2 != 0) return fail(fmt::format("{} is odd", value), "pass an even number");
+  return value / 2;
+}
+
+Result<int> quarter(int value) {
+  return TRY(half(TRY(half(value))));
+}
+
+TEST_CASE("TRY passes values on and returns the first error") {
+  CHECK(quarter(12).value() == 3);
+  Result<int> failed = quarter(6);
+  REQUIRE(!failed);
+  CHECK(failed.error().text() == "3 is odd (pass an even number)");
+}
+
+TEST_CASE("an error of a system call carries its number, its text and what the caller adds") {
+  Result<Fd> opened = open_file("/nonexistent/file", O_RDONLY);
+  REQUIRE(!opened);
+  CHECK(opened.error().number == ENOENT);
+  Error error = std::move(opened).error().context("reading the kernel");
+  CHECK(error.message ==
+        "reading the kernel: opening /nonexistent/file: No such file or directory");
+}
+
+TEST_CASE("wire integers are little-endian at any alignment") {
+  struct Wire {
+    uint8_t pad;
+    le32 value;
+  };
+  static_assert(sizeof(Wire) == 5);
+  Wire wire{0, 0x01020304};
+  CHECK(reinterpret_cast<const uint8_t*>(&wire)[1] == 4);
+  CHECK(static_cast<uint32_t>(wire.value) == 0x01020304);
+}
+
+TEST_CASE("a descriptor is closed once, by its last owner") {
+  auto [left, right] = socket_pair(SOCK_STREAM).value();
+  int number = left.get();
+  Fd moved = std::move(left);
+  CHECK(!left.is_open());
+  CHECK(moved.get() == number);
+  moved.reset();
+  char byte;
+  CHECK(::read(right.get(), &byte, 1) == 0);
+}
+
+TEST_CASE("messages carry descriptors, and a longer one than allowed is an error") {
+  auto [left, right] = socket_pair(SOCK_SEQPACKET).value();
+  std::array<std::byte, 3> bytes{std::byte{1}, std::byte{2}, std::byte{3}};
+  int fd = left.get();
+  REQUIRE(send_message(left.get(), bytes, std::span(&fd, 1)));
+  ReceivedMessage received = receive_message(right.get(), 64).value();
+  CHECK(received.bytes.size() == 3);
+  CHECK(received.fds.size() == 1);
+  REQUIRE(send_message(left.get(), bytes, {}));
+  CHECK(!receive_message(right.get(), 2));
+}
+
+TEST_CASE("a loop runs watches, timers and posted functions until it is stopped") {
+  std::unique_ptr<Loop> loop = Loop::create().value();
+  EventFd event = EventFd::create().value();
+  int events = 0, timers = 0;
+  Watch watch = loop->watch(event.get(), EPOLLIN,
+                            [&](uint32_t) {
+                              event.drain();
+                              events++;
+                            })
+                    .value();
+  Watch cancelled = loop->after(std::chrono::milliseconds(1), [&](uint32_t) { timers += 100; });
+  cancelled.reset();
+  Watch timer = loop->after(std::chrono::milliseconds(2), [&](uint32_t) {
+    timers++;
+    loop->stop();
+  });
+  std::thread other([&] { loop->post([&] { event.signal(); }); });
+  REQUIRE(loop->run());
+  other.join();
+  CHECK(events == 1);
+  CHECK(timers == 1);
+}
+
+TEST_CASE("a watch that drops itself and its neighbour in a callback is safe") {
+  std::unique_ptr<Loop> loop = Loop::create().value();
+  EventFd first = EventFd::create().value();
+  EventFd second = EventFd::create().value();
+  int calls = 0;
+  Watch one, two;
+  auto drop_both = [&](uint32_t) {
+    calls++;
+    one.reset();
+    two.reset();
+  };
+  one = loop->watch(first.get(), EPOLLIN, drop_both).value();
+  two = loop->watch(second.get(), EPOLLIN, drop_both).value();
+  first.signal();
+  second.signal();
+  REQUIRE(loop->run_once(0));
+  REQUIRE(loop->run_once(0));
+  CHECK(calls == 1);
+}
+
+TEST_CASE("a rate limit lets a burst through and counts the rest") {
+  RateLimit limit(3);
+  int allowed = 0;
+  for (int i = 0; i < 1000; i++) allowed += limit.allow();
+  CHECK(allowed >= 3);
+  CHECK(allowed <= 5);
+  CHECK(limit.suppressed() == static_cast<uint64_t>(1000 - allowed));
+}
+
+}  // namespace
+}  // namespace hutch
