@@ -1,0 +1,229 @@
+#include "protocol/vmm.h"
+
+#include "protocol/codec.h"
+
+namespace hutch::protocol::vmm {
+namespace {
+
+enum StartFlag : uint8_t {
+  kHasPit = 1,
+  kHasInitramfs = 2,
+  kHasAgent = 4,
+  kHasConsoleOutput = 8,
+  kHasConsoleInput = 16,
+};
+
+constexpr size_t kMaxCounters = 4096;
+
+Encoder begin(MessageType type) {
+  Encoder out;
+  out.u8(static_cast<uint8_t>(type));
+  return out;
+}
+
+// A Decoder behind the type byte; an error when the packet is of another type.
+Result<Decoder> open(std::span<const std::byte> bytes, MessageType type) {
+  if (TRY(type_of(bytes)) != type) return fail("a message of another type than expected");
+  return Decoder(bytes.subspan(1));
+}
+
+void encode_counters(Encoder& out, const Report& report) {
+  out.u32(static_cast<uint32_t>(report.counters.size()));
+  for (const Counter& counter : report.counters) out.string(counter.name).u64(counter.value);
+}
+
+Result<Report> decode_counters(Decoder& in) {
+  uint32_t count = in.u32();
+  if (count > kMaxCounters) return fail(fmt::format("a report of {} counters", count));
+  Report report;
+  for (uint32_t i = 0; i < count; i++) {
+    std::string name = in.string();
+    uint64_t value = in.u64();
+    report.counters.push_back({std::move(name), value});
+  }
+  return report;
+}
+
+}  // namespace
+
+const char* name(EndReason reason) {
+  switch (reason) {
+    case EndReason::kPowerOff:
+      return "power_off";
+    case EndReason::kReset:
+      return "reset";
+    case EndReason::kPanic:
+      return "panic";
+    case EndReason::kTripleFault:
+      return "triple_fault";
+    case EndReason::kInternalError:
+      return "kvm_internal_error";
+    case EndReason::kHostError:
+      return "host_error";
+    case EndReason::kStopped:
+      return "stopped";
+  }
+  return "unknown";
+}
+
+Packet encode(const Start& message) {
+  uint8_t flags = 0;
+  std::vector<int> fds{message.kvm.get(), message.kernel.get()};
+  auto optional = [&](const Fd& fd, StartFlag flag) {
+    if (!fd) return;
+    flags |= flag;
+    fds.push_back(fd.get());
+  };
+  if (message.pit) flags |= kHasPit;
+  optional(message.initramfs, kHasInitramfs);
+  optional(message.agent, kHasAgent);
+  optional(message.console_output, kHasConsoleOutput);
+  optional(message.console_input, kHasConsoleInput);
+
+  Encoder out = begin(MessageType::kStart);
+  out.u32(message.cpus)
+      .u64(message.memory)
+      .u8(static_cast<uint8_t>(message.description))
+      .u8(flags)
+      .string(message.command_line)
+      .u32(static_cast<uint32_t>(message.disks.size()));
+  for (const Disk& disk : message.disks) {
+    out.u8(disk.read_only).string(disk.id);
+    fds.push_back(disk.file.get());
+  }
+  return {out.take(), std::move(fds)};
+}
+
+Result<Start> decode_start(std::span<const std::byte> bytes, std::vector<Fd> fds) {
+  Decoder in = TRY(open(bytes, MessageType::kStart));
+  size_t next_fd = 0;
+  auto take_fd = [&]() -> Result<Fd> {
+    if (next_fd >= fds.size()) return fail("Start without all of its descriptors");
+    return std::move(fds[next_fd++]);
+  };
+
+  Start message;
+  message.cpus = in.u32();
+  message.memory = in.u64();
+  uint8_t description = in.u8();
+  uint8_t flags = in.u8();
+  message.command_line = in.string();
+  uint32_t disks = in.u32();
+  if (disks > kMaxDisks) return fail(fmt::format("{} disks; at most {} fit", disks, kMaxDisks));
+  for (uint32_t i = 0; i < disks; i++) {
+    Disk disk;
+    disk.read_only = in.u8() != 0;
+    disk.id = in.string();
+    if (disk.id.size() > 20) return fail(fmt::format("disk id \"{}\" is over 20 bytes", disk.id));
+    message.disks.push_back(std::move(disk));
+  }
+  TRY(in.finish("Start"));
+
+  if (message.cpus < 1 || message.cpus > kMaxCpus)
+    return fail(fmt::format("{} CPUs; 1 to {} are possible", message.cpus, kMaxCpus));
+  if (message.memory < kMinMemory || message.memory > kMaxMemory || message.memory % (1 << 20) != 0)
+    return fail(fmt::format("{} bytes of memory; {} MiB to {} GiB in whole MiB are possible",
+                            message.memory, kMinMemory >> 20, kMaxMemory >> 30));
+  if (description > static_cast<uint8_t>(Description::kMpTable))
+    return fail(fmt::format("unknown machine description {}", description));
+  if (message.command_line.size() > kMaxCommandLine ||
+      message.command_line.find('\0') != std::string::npos)
+    return fail(fmt::format("the kernel command line is over {} bytes or has a zero byte",
+                            kMaxCommandLine));
+  message.description = static_cast<Description>(description);
+  message.pit = (flags & kHasPit) != 0;
+  message.kvm = TRY(take_fd());
+  message.kernel = TRY(take_fd());
+  if (flags & kHasInitramfs) message.initramfs = TRY(take_fd());
+  if (flags & kHasAgent) message.agent = TRY(take_fd());
+  if (flags & kHasConsoleOutput) message.console_output = TRY(take_fd());
+  if (flags & kHasConsoleInput) message.console_input = TRY(take_fd());
+  for (Disk& disk : message.disks) disk.file = TRY(take_fd());
+  if (next_fd != fds.size()) return fail("Start with descriptors that nothing names");
+  return message;
+}
+
+Packet encode(const Connect& message) {
+  return {begin(MessageType::kConnect).u32(message.port).take(), {message.stream.get()}};
+}
+
+Result<Connect> decode_connect(std::span<const std::byte> bytes, std::vector<Fd> fds) {
+  Decoder in = TRY(open(bytes, MessageType::kConnect));
+  Connect message;
+  message.port = in.u32();
+  TRY(in.finish("Connect"));
+  if (fds.size() != 1) return fail("Connect needs exactly one descriptor");
+  message.stream = std::move(fds[0]);
+  return message;
+}
+
+Packet encode(const Mark& message) {
+  return {begin(MessageType::kMark)
+              .u8(static_cast<uint8_t>(message.kind))
+              .u64(message.monotonic_ns)
+              .take(),
+          {}};
+}
+
+Result<Mark> decode_mark(std::span<const std::byte> bytes) {
+  Decoder in = TRY(open(bytes, MessageType::kMark));
+  uint8_t kind = in.u8();
+  Mark message{static_cast<MarkKind>(kind), in.u64()};
+  TRY(in.finish("Mark"));
+  if (kind < 1 || kind > 4) return fail(fmt::format("unknown mark {}", kind));
+  return message;
+}
+
+Packet encode(const Report& message) {
+  Encoder out = begin(MessageType::kReport);
+  encode_counters(out, message);
+  return {out.take(), {}};
+}
+
+Result<Report> decode_report(std::span<const std::byte> bytes) {
+  Decoder in = TRY(open(bytes, MessageType::kReport));
+  Report message = TRY(decode_counters(in));
+  TRY(in.finish("Report"));
+  return message;
+}
+
+Packet encode(const Ended& message) {
+  Encoder out = begin(MessageType::kEnded);
+  out.u8(static_cast<uint8_t>(message.reason))
+      .string(message.message)
+      .string(message.remedy)
+      .string(message.console_tail);
+  encode_counters(out, message.report);
+  return {out.take(), {}};
+}
+
+Result<Ended> decode_ended(std::span<const std::byte> bytes) {
+  Decoder in = TRY(open(bytes, MessageType::kEnded));
+  uint8_t reason = in.u8();
+  Ended message;
+  message.reason = static_cast<EndReason>(reason);
+  message.message = in.string();
+  message.remedy = in.string();
+  message.console_tail = in.string();
+  message.report = TRY(decode_counters(in));
+  TRY(in.finish("Ended"));
+  if (reason < 1 || reason > 7) return fail(fmt::format("unknown end reason {}", reason));
+  return message;
+}
+
+Packet encode_plain(MessageType type) {
+  return {begin(type).take(), {}};
+}
+
+Result<MessageType> type_of(std::span<const std::byte> bytes) {
+  if (bytes.empty()) return fail("an empty message");
+  auto type = static_cast<uint8_t>(bytes[0]);
+  bool known = (type >= static_cast<uint8_t>(MessageType::kStart) &&
+                type <= static_cast<uint8_t>(MessageType::kConnect)) ||
+               (type >= static_cast<uint8_t>(MessageType::kMark) &&
+                type <= static_cast<uint8_t>(MessageType::kEnded));
+  if (!known) return fail(fmt::format("a message of unknown type {}", type));
+  return static_cast<MessageType>(type);
+}
+
+}  // namespace hutch::protocol::vmm

@@ -1,0 +1,142 @@
+// The VMM protocol: what a launcher (libhutch) and one hutch-vmm process say to each other.
+//
+// One Unix SOCK_SEQPACKET socket, inherited by hutch-vmm as the descriptor named on its command
+// line; each message is one packet: a type byte and the fields below. Descriptors travel with Start
+// and Connect. The VMM opens nothing by name: all it works on comes in here.
+//
+//   launcher                              hutch-vmm
+//   Start + descriptors  ->
+//                        <-               Mark (first_run, init, agent), each once
+//   Query                ->
+//                        <-               Report
+//   Stop                 ->
+//                        <-               Ended, always the last message; then the process exits
+//
+// The launcher trusts the VMM's messages no more than it must: a VMM taken over by its guest is
+// contained by its jail, so the launcher decodes with the same bounds as everything else. When the
+// launcher's end closes, the VMM ends its machine.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/result.h"
+
+namespace hutch::protocol::vmm {
+
+constexpr size_t kMaxMessage = 128 * 1024;
+constexpr size_t kMaxDisks = 8;
+constexpr size_t kMaxCommandLine = 2047;  // what Linux keeps on x86, without the final zero
+constexpr uint64_t kMinMemory = 128ull << 20;
+constexpr uint64_t kMaxMemory = 64ull << 30;
+constexpr uint32_t kMaxCpus = 16;
+
+enum class MessageType : uint8_t {
+  kStart = 1,
+  kQuery = 2,  // no fields
+  kStop = 3,   // no fields
+  kConnect = 4,
+  kMark = 65,
+  kReport = 66,
+  kEnded = 67,
+};
+
+// How the machine is described to the guest kernel.
+enum class Description : uint8_t {
+  kAuto = 0,  // a device tree for a kernel that says it takes one, else an MP table
+  kDeviceTree = 1,
+  kMpTable = 2,  // and `virtio_mmio.device=` words on the command line
+};
+
+struct Disk {
+  Fd file;
+  bool read_only = false;
+  std::string id;  // at most 20 bytes, what the guest reads as the disk's serial number
+};
+
+struct Start {
+  uint32_t cpus = 1;               // 1 to kMaxCpus
+  uint64_t memory = 256ull << 20;  // bytes, a multiple of 1 MiB, kMinMemory to kMaxMemory
+  Description description = Description::kAuto;
+  std::string command_line;  // of the kernel; the VMM adds what describes the machine
+  bool pit = false;          // an emulated 8254 timer, for kernels that need one
+  Fd kvm;                    // an open /dev/kvm
+  Fd kernel;                 // ELF vmlinux or bzImage
+  Fd initramfs;              // optional
+  Fd agent;                  // optional: stream socket bridged to the agent's connection
+  Fd console_output;         // optional: gets the serial console's bytes; may drop when slow
+  Fd console_input;          // optional: feeds the serial console
+  std::vector<Disk> disks;   // at most kMaxDisks, /dev/vda first
+};
+
+// A new stream to a vsock port of the guest; the descriptor is closed when the guest refuses.
+struct Connect {
+  uint32_t port = 0;
+  Fd stream;
+};
+
+enum class MarkKind : uint8_t {
+  kFirstRun = 1,  // just before the first KVM_RUN
+  kKernel = 2,    // the guest kernel's first exit to the VMM
+  kInit = 3,      // the agent runs as PID 1
+  kAgent = 4,     // the agent's connection is open
+};
+struct Mark {
+  MarkKind kind{};
+  uint64_t monotonic_ns = 0;
+};
+
+// Named counters, such as "user_exits" or "user_exits_until_init/mmio/0xd0000070".
+struct Counter {
+  std::string name;
+  uint64_t value = 0;
+};
+struct Report {
+  std::vector<Counter> counters;
+};
+
+enum class EndReason : uint8_t {
+  kPowerOff = 1,       // the guest powered itself off
+  kReset = 2,          // the guest asked for a reset
+  kPanic = 3,          // the guest kernel panicked
+  kTripleFault = 4,    // the guest CPU shut down
+  kInternalError = 5,  // KVM could not run the guest: KVM_INTERNAL_ERROR, failed entry
+  kHostError = 6,      // a system call failed, the kernel image is bad, ...
+  kStopped = 7,        // Stop, or the launcher went away
+};
+struct Ended {
+  EndReason reason{};
+  std::string message;       // one sentence for a person
+  std::string remedy;        // empty when there is none
+  std::string console_tail;  // the last lines of the console, control characters removed
+  Report report;
+};
+
+// The short name of a reason for programs: "power_off", "panic", ...
+const char* name(EndReason reason);
+
+struct Packet {
+  std::vector<std::byte> bytes;
+  std::vector<int> fds;  // borrowed from the message
+};
+Packet encode(const Start& message);
+Packet encode(const Connect& message);
+Packet encode(const Mark& message);
+Packet encode(const Report& message);
+Packet encode(const Ended& message);
+Packet encode_plain(MessageType type);  // kQuery, kStop
+
+// The type of a received packet; an error when it is empty or unknown.
+Result<MessageType> type_of(std::span<const std::byte> bytes);
+// Each takes the whole packet and, where descriptors belong to it, takes them over.
+Result<Start> decode_start(std::span<const std::byte> bytes, std::vector<Fd> fds);
+Result<Connect> decode_connect(std::span<const std::byte> bytes, std::vector<Fd> fds);
+Result<Mark> decode_mark(std::span<const std::byte> bytes);
+Result<Report> decode_report(std::span<const std::byte> bytes);
+Result<Ended> decode_ended(std::span<const std::byte> bytes);
+
+}  // namespace hutch::protocol::vmm
