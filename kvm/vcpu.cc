@@ -1,0 +1,204 @@
+#include "kvm/vcpu.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "base/sys.h"
+
+namespace hutch::kvm {
+namespace {
+
+// A KVM list is a header with a count followed by entries; `size` covers both.
+template <typename T>
+using ListPointer = std::unique_ptr<T, decltype(&std::free)>;
+
+template <typename T>
+ListPointer<T> allocate_list(size_t size) {
+  return ListPointer<T>(static_cast<T*>(std::calloc(1, size)), &std::free);
+}
+
+}  // namespace
+
+Result<Vcpu> Vcpu::create(const Kvm& kvm, const Vm& vm, uint32_t index) {
+  Fd fd(
+      TRY(control(vm.fd(), KVM_CREATE_VCPU, "KVM_CREATE_VCPU", static_cast<unsigned long>(index))));
+  void* run = ::mmap(nullptr, kvm.run_size(), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+  if (run == MAP_FAILED) return fail_errno(errno, "mapping a vCPU's run structure");
+  return Vcpu(std::move(fd), static_cast<kvm_run*>(run), kvm.run_size());
+}
+
+Vcpu::Vcpu(Vcpu&& other) noexcept
+    : fd_(std::move(other.fd_)),
+      run_(std::exchange(other.run_, nullptr)),
+      run_size_(other.run_size_),
+      statistics_(std::move(other.statistics_)),
+      statistic_places_(std::move(other.statistic_places_)) {}
+
+Vcpu::~Vcpu() {
+  if (run_ != nullptr) ::munmap(run_, run_size_);
+}
+
+Result<void> Vcpu::set_cpuid(std::span<const kvm_cpuid_entry2> entries) {
+  auto list = allocate_list<kvm_cpuid2>(sizeof(kvm_cpuid2) + entries.size_bytes());
+  if (!list) return fail_errno(ENOMEM, "allocating the CPUID list");
+  list->nent = static_cast<uint32_t>(entries.size());
+  std::copy(entries.begin(), entries.end(), list->entries);
+  TRY(control(fd_.get(), KVM_SET_CPUID2, "KVM_SET_CPUID2", list.get()));
+  return {};
+}
+
+Result<void> Vcpu::set_msrs(std::span<const kvm_msr_entry> entries) {
+  auto list = allocate_list<kvm_msrs>(sizeof(kvm_msrs) + entries.size_bytes());
+  if (!list) return fail_errno(ENOMEM, "allocating the MSR list");
+  list->nmsrs = static_cast<uint32_t>(entries.size());
+  std::copy(entries.begin(), entries.end(), list->entries);
+  int set = TRY(control(fd_.get(), KVM_SET_MSRS, "KVM_SET_MSRS", list.get()));
+  if (static_cast<size_t>(set) != entries.size())
+    return fail(fmt::format("KVM refuses model-specific register {:#x}",
+                            entries[static_cast<size_t>(set)].index));
+  return {};
+}
+
+Result<kvm_regs> Vcpu::registers() const {
+  kvm_regs registers{};
+  TRY(control(fd_.get(), KVM_GET_REGS, "KVM_GET_REGS", &registers));
+  return registers;
+}
+
+Result<void> Vcpu::set_registers(const kvm_regs& registers) {
+  TRY(control(fd_.get(), KVM_SET_REGS, "KVM_SET_REGS", &registers));
+  return {};
+}
+
+Result<kvm_sregs> Vcpu::special_registers() const {
+  kvm_sregs registers{};
+  TRY(control(fd_.get(), KVM_GET_SREGS, "KVM_GET_SREGS", &registers));
+  return registers;
+}
+
+Result<void> Vcpu::set_special_registers(const kvm_sregs& registers) {
+  TRY(control(fd_.get(), KVM_SET_SREGS, "KVM_SET_SREGS", &registers));
+  return {};
+}
+
+Result<void> Vcpu::set_fpu(const kvm_fpu& fpu) {
+  TRY(control(fd_.get(), KVM_SET_FPU, "KVM_SET_FPU", &fpu));
+  return {};
+}
+
+Result<kvm_lapic_state> Vcpu::local_apic() const {
+  kvm_lapic_state state{};
+  TRY(control(fd_.get(), KVM_GET_LAPIC, "KVM_GET_LAPIC", &state));
+  return state;
+}
+
+Result<void> Vcpu::set_local_apic(const kvm_lapic_state& state) {
+  TRY(control(fd_.get(), KVM_SET_LAPIC, "KVM_SET_LAPIC", &state));
+  return {};
+}
+
+Result<GuestAddress> Vcpu::translate(uint64_t virtual_address) const {
+  kvm_translation translation{};
+  translation.linear_address = virtual_address;
+  TRY(control(fd_.get(), KVM_TRANSLATE, "KVM_TRANSLATE", &translation));
+  if (!translation.valid) return fail(fmt::format("{:#x} is not mapped", virtual_address));
+  return GuestAddress(translation.physical_address);
+}
+
+Result<VcpuExit> Vcpu::run() {
+  if (::ioctl(fd_.get(), KVM_RUN, 0) < 0) {
+    if (errno == EINTR || errno == EAGAIN) return InterruptedExit{};
+    return fail_errno(errno, "KVM_RUN");
+  }
+  return describe_exit();
+}
+
+VcpuExit Vcpu::describe_exit() {
+  switch (run_->exit_reason) {
+    case KVM_EXIT_IO: {
+      auto* data = reinterpret_cast<uint8_t*>(run_) + run_->io.data_offset;
+      return PortExit{run_->io.direction == KVM_EXIT_IO_OUT,
+                      run_->io.port,
+                      run_->io.size,
+                      {data, static_cast<size_t>(run_->io.size) * run_->io.count}};
+    }
+    case KVM_EXIT_MMIO:
+      return MmioExit{run_->mmio.is_write != 0,
+                      run_->mmio.phys_addr,
+                      {run_->mmio.data, std::min<size_t>(run_->mmio.len, sizeof run_->mmio.data)}};
+    case KVM_EXIT_INTR:
+      return InterruptedExit{};
+    case KVM_EXIT_HLT:
+      return HaltExit{};
+    case KVM_EXIT_SHUTDOWN:
+      return ShutdownExit{};
+    case KVM_EXIT_SYSTEM_EVENT:
+      return SystemEventExit{run_->system_event.type};
+    case KVM_EXIT_FAIL_ENTRY:
+      return FailedEntryExit{run_->fail_entry.hardware_entry_failure_reason};
+    case KVM_EXIT_INTERNAL_ERROR: {
+      InternalErrorExit exit{run_->internal.suberror, {}};
+      const auto& emulation = run_->emulation_failure;
+      // ndata counts 64-bit words behind it: the flags, then size and bytes of the instruction.
+      if (exit.suberror == KVM_INTERNAL_ERROR_EMULATION && emulation.ndata >= 3 &&
+          (emulation.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) != 0) {
+        size_t size = std::min<size_t>(emulation.insn_size, sizeof emulation.insn_bytes);
+        exit.instruction.assign(emulation.insn_bytes, emulation.insn_bytes + size);
+      }
+      return exit;
+    }
+    default:
+      return UnknownExit{run_->exit_reason};
+  }
+}
+
+void Vcpu::request_exit() {
+  std::atomic_ref(run_->immediate_exit).store(1, std::memory_order_release);
+}
+
+void Vcpu::clear_exit_request() {
+  std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_release);
+}
+
+Result<void> Vcpu::open_statistics() {
+  Fd fd(TRY(control(fd_.get(), KVM_GET_STATS_FD, "KVM_GET_STATS_FD", nullptr)));
+  kvm_stats_header header{};
+  TRY(read_exactly_at(fd.get(), std::as_writable_bytes(std::span(&header, 1)), 0));
+  if (header.name_size == 0 || header.name_size > 128 || header.num_desc > 1024)
+    return fail("KVM's statistics have an unknown form");
+  size_t entry_size = sizeof(kvm_stats_desc) + header.name_size;
+  std::vector<std::byte> entries(entry_size * header.num_desc);
+  TRY(read_exactly_at(fd.get(), entries, header.desc_offset));
+  for (uint32_t i = 0; i < header.num_desc; i++) {
+    const std::byte* entry = entries.data() + i * entry_size;
+    kvm_stats_desc descriptor{};
+    std::memcpy(&descriptor, entry, sizeof descriptor);
+    uint32_t kind = descriptor.flags & KVM_STATS_TYPE_MASK;
+    if (kind != KVM_STATS_TYPE_CUMULATIVE || descriptor.size != 1) continue;
+    const auto* name = reinterpret_cast<const char*>(entry + sizeof descriptor);
+    statistic_places_.push_back({std::string(name, ::strnlen(name, header.name_size)),
+                                 header.data_offset + descriptor.offset});
+  }
+  statistics_ = std::move(fd);
+  return {};
+}
+
+Result<std::vector<Statistic>> Vcpu::statistics() const {
+  std::vector<Statistic> values;
+  for (const StatisticPlace& place : statistic_places_) {
+    uint64_t value = 0;
+    TRY(read_exactly_at(statistics_.get(), std::as_writable_bytes(std::span(&value, 1)),
+                        place.offset));
+    values.push_back({place.name, value});
+  }
+  return values;
+}
+
+}  // namespace hutch::kvm
