@@ -2,6 +2,8 @@
 // why.
 #include <libfdt.h>
 
+#include <cstring>
+
 #include "boot/description.h"
 #include "boot/layout.h"
 
@@ -23,7 +25,7 @@ class TreeWriter {
   void end() { keep(fdt_end_node(bytes_.data())); }
   void flag(const char* name) { keep(fdt_property(bytes_.data(), name, nullptr, 0)); }
   void text(const char* name, const char* value) {
-    keep(fdt_property_string(bytes_.data(), name, value));
+    keep(fdt_property(bytes_.data(), name, value, static_cast<int>(std::strlen(value)) + 1));
   }
   void cells(const char* name, std::initializer_list<uint32_t> values) {
     std::vector<fdt32_t> wire;

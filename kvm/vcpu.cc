@@ -6,23 +6,22 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 
 #include "base/sys.h"
 
 namespace hutch::kvm {
 namespace {
 
-// A KVM list is a header with a count followed by entries; `size` covers both.
-template <typename T>
-using ListPointer = std::unique_ptr<T, decltype(&std::free)>;
-
-template <typename T>
-ListPointer<T> allocate_list(size_t size) {
-  return ListPointer<T>(static_cast<T*>(std::calloc(1, size)), &std::free);
-}
+// struct kvm_stats_desc, which ends in a name and has another size in C++ than in C (see ListHeader).
+struct StatisticDescriptor {
+  uint32_t flags;
+  int16_t exponent;
+  uint16_t size;
+  uint32_t offset;
+  uint32_t bucket_size;
+};
+static_assert(sizeof(StatisticDescriptor) == 16);
 
 }  // namespace
 
@@ -38,28 +37,19 @@ Vcpu::Vcpu(Vcpu&& other) noexcept
     : fd_(std::move(other.fd_)),
       run_(std::exchange(other.run_, nullptr)),
       run_size_(other.run_size_),
-      statistics_(std::move(other.statistics_)),
-      statistic_places_(std::move(other.statistic_places_)) {}
+      statistics_(std::move(other.statistics_)) {}
 
 Vcpu::~Vcpu() {
   if (run_ != nullptr) ::munmap(run_, run_size_);
 }
 
 Result<void> Vcpu::set_cpuid(std::span<const kvm_cpuid_entry2> entries) {
-  auto list = allocate_list<kvm_cpuid2>(sizeof(kvm_cpuid2) + entries.size_bytes());
-  if (!list) return fail_errno(ENOMEM, "allocating the CPUID list");
-  list->nent = static_cast<uint32_t>(entries.size());
-  std::copy(entries.begin(), entries.end(), list->entries);
-  TRY(control(fd_.get(), KVM_SET_CPUID2, "KVM_SET_CPUID2", list.get()));
+  TRY(control(fd_.get(), kSetCpuid2, "KVM_SET_CPUID2", make_list(entries).data()));
   return {};
 }
 
 Result<void> Vcpu::set_msrs(std::span<const kvm_msr_entry> entries) {
-  auto list = allocate_list<kvm_msrs>(sizeof(kvm_msrs) + entries.size_bytes());
-  if (!list) return fail_errno(ENOMEM, "allocating the MSR list");
-  list->nmsrs = static_cast<uint32_t>(entries.size());
-  std::copy(entries.begin(), entries.end(), list->entries);
-  int set = TRY(control(fd_.get(), KVM_SET_MSRS, "KVM_SET_MSRS", list.get()));
+  int set = TRY(control(fd_.get(), kSetMsrs, "KVM_SET_MSRS", make_list(entries).data()));
   if (static_cast<size_t>(set) != entries.size())
     return fail(fmt::format("KVM refuses model-specific register {:#x}",
                             entries[static_cast<size_t>(set)].index));
@@ -168,35 +158,31 @@ void Vcpu::clear_exit_request() {
 }
 
 Result<void> Vcpu::open_statistics() {
-  Fd fd(TRY(control(fd_.get(), KVM_GET_STATS_FD, "KVM_GET_STATS_FD", nullptr)));
-  kvm_stats_header header{};
-  TRY(read_exactly_at(fd.get(), std::as_writable_bytes(std::span(&header, 1)), 0));
-  if (header.name_size == 0 || header.name_size > 128 || header.num_desc > 1024)
-    return fail("KVM's statistics have an unknown form");
-  size_t entry_size = sizeof(kvm_stats_desc) + header.name_size;
-  std::vector<std::byte> entries(entry_size * header.num_desc);
-  TRY(read_exactly_at(fd.get(), entries, header.desc_offset));
-  for (uint32_t i = 0; i < header.num_desc; i++) {
-    const std::byte* entry = entries.data() + i * entry_size;
-    kvm_stats_desc descriptor{};
-    std::memcpy(&descriptor, entry, sizeof descriptor);
-    uint32_t kind = descriptor.flags & KVM_STATS_TYPE_MASK;
-    if (kind != KVM_STATS_TYPE_CUMULATIVE || descriptor.size != 1) continue;
-    const auto* name = reinterpret_cast<const char*>(entry + sizeof descriptor);
-    statistic_places_.push_back({std::string(name, ::strnlen(name, header.name_size)),
-                                 header.data_offset + descriptor.offset});
-  }
-  statistics_ = std::move(fd);
+  statistics_ = Fd(TRY(control(fd_.get(), KVM_GET_STATS_FD, "KVM_GET_STATS_FD", nullptr)));
   return {};
 }
 
 Result<std::vector<Statistic>> Vcpu::statistics() const {
   std::vector<Statistic> values;
-  for (const StatisticPlace& place : statistic_places_) {
+  if (!statistics_) return values;
+  kvm_stats_header header{};
+  TRY(read_exactly_at(statistics_.get(), std::as_writable_bytes(std::span(&header, 1)), 0));
+  if (header.name_size == 0 || header.name_size > 128 || header.num_desc > 1024)
+    return fail("KVM's statistics have an unknown form");
+  size_t entry_size = sizeof(StatisticDescriptor) + header.name_size;
+  std::vector<std::byte> entries(entry_size * header.num_desc);
+  TRY(read_exactly_at(statistics_.get(), entries, header.desc_offset));
+  for (uint32_t i = 0; i < header.num_desc; i++) {
+    const std::byte* entry = entries.data() + i * entry_size;
+    StatisticDescriptor descriptor{};
+    std::memcpy(&descriptor, entry, sizeof descriptor);
+    uint32_t kind = descriptor.flags & KVM_STATS_TYPE_MASK;
+    if (kind != KVM_STATS_TYPE_CUMULATIVE || descriptor.size != 1) continue;
+    const auto* name = reinterpret_cast<const char*>(entry + sizeof descriptor);
     uint64_t value = 0;
     TRY(read_exactly_at(statistics_.get(), std::as_writable_bytes(std::span(&value, 1)),
-                        place.offset));
-    values.push_back({place.name, value});
+                        header.data_offset + descriptor.offset));
+    values.push_back({std::string(name, ::strnlen(name, header.name_size)), value});
   }
   return values;
 }

@@ -79,8 +79,10 @@ class Vcpu {
   void request_exit();
   void clear_exit_request();
 
-  // Opens KVM's statistics of this vCPU, once, before statistics(). Missing support is an error.
+  // Opens KVM's binary statistics of this vCPU; before it runs, since the call waits for the vCPU.
   Result<void> open_statistics();
+  // The cumulative counters, while the vCPU runs; empty when they were not opened. Reads the list's
+  // form anew on each call: it is asked for rarely.
   Result<std::vector<Statistic>> statistics() const;
 
   int fd() const { return fd_.get(); }
@@ -93,11 +95,6 @@ class Vcpu {
   kvm_run* run_;
   size_t run_size_;
   Fd statistics_;
-  struct StatisticPlace {
-    std::string name;
-    uint64_t offset = 0;
-  };
-  std::vector<StatisticPlace> statistic_places_;
 };
 
 }  // namespace hutch::kvm

@@ -1,0 +1,46 @@
+// StartSteps: what each step from the start of the process to the first KVM_RUN cost, and whether
+// it waited.
+//
+// Waiting, not computing, makes a start slow, and wall time on a busy machine cannot show it. So
+// each step is judged by the time that its thread spent off the CPU because it blocked itself: wall
+// time minus CPU time, counted as a wait when the kernel recorded a voluntary context switch in it
+// and the difference exceeds 100 us.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "protocol/vmm.h"
+
+namespace hutch::vmm {
+
+class StartSteps {
+ public:
+  StartSteps() : last_(now()) {}
+
+  // Ends the step that began at the previous call (or construction). Only the thread that made
+  // this.
+  void done(const char* step);
+
+  // "waits_until_first_run", and "start_ns/STEP", "off_cpu_ns/STEP" for each step.
+  void add_to(std::vector<protocol::vmm::Counter>& list) const;
+
+ private:
+  struct Moment {
+    uint64_t wall_ns = 0;
+    uint64_t cpu_ns = 0;
+    long blocked = 0;  // voluntary context switches
+  };
+  struct Step {
+    const char* name;
+    uint64_t wall_ns = 0;
+    uint64_t off_cpu_ns = 0;  // 0 when the thread did not block
+  };
+  static Moment now();
+
+  Moment last_;
+  std::vector<Step> steps_;
+};
+
+}  // namespace hutch::vmm
