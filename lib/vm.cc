@@ -1,0 +1,340 @@
+#include "lib/vm.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "base/sys.h"
+
+namespace hutch::lib {
+
+using protocol::vmm::MessageType;
+
+namespace {
+
+enum Tag : uint32_t { kControlTag = 1, kProcessTag = 2, kAgentTag = 3 };
+constexpr uint64_t kMillisecond = 1'000'000;
+// A VMM that was asked to end, or has said that it ends, gets this long to do so.
+constexpr uint64_t kExitTime = 3000 * kMillisecond;
+constexpr uint64_t kLostTime = 2000 * kMillisecond;
+
+Result<std::string> vmm_beside_executable() {
+  std::array<char, 4096> path;
+  ssize_t size = ::readlink("/proc/self/exe", path.data(), path.size());
+  if (size < 0 || static_cast<size_t>(size) == path.size())
+    return fail_errno(size < 0 ? errno : ENAMETOOLONG, "reading /proc/self/exe");
+  std::string text(path.data(), static_cast<size_t>(size));
+  return text.substr(0, text.rfind('/') + 1) + "hutch-vmm";
+}
+
+Result<Fd> open_kvm(const std::string& path) {
+  Result<Fd> kvm = open_file(path, O_RDWR);
+  if (kvm) return kvm;
+  switch (kvm.error().number) {
+    case ENOENT:
+    case ENODEV:
+    case ENXIO:
+      return fail_errno(kvm.error().number, fmt::format("opening {}", path),
+                        "enable virtualisation in the firmware and load kvm-intel or kvm-amd");
+    case EACCES:
+    case EPERM:
+      return fail_errno(kvm.error().number, fmt::format("opening {}", path),
+                        "add yourself to the group kvm: sudo usermod -aG kvm $USER, log in anew");
+    default:
+      return kvm;
+  }
+}
+
+Result<Fd> duplicate_if_given(int fd) {
+  if (fd < 0) return Fd();
+  Fd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 3));
+  if (!copy) return fail_errno(errno, fmt::format("duplicating descriptor {}", fd));
+  return copy;
+}
+
+Result<protocol::vmm::Disk> open_disk(VmDisk& disk, const std::string& scratch) {
+  Fd file = std::move(disk.file);
+  bool writes = !disk.read_only && !disk.private_copy;
+  if (!file) file = TRY(open_file(disk.path, writes ? O_RDWR : O_RDONLY));
+  if (disk.private_copy)
+    file = TRY_CONTEXT("a private copy of a disk", private_copy(file.get(), scratch, disk.extents));
+  return protocol::vmm::Disk{std::move(file), disk.read_only, disk.id};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Vm>> Vm::start(VmOptions options) {
+  Poller poller = TRY(Poller::create());
+  std::unique_ptr<Vm> vm(new Vm(std::move(poller), std::move(options)));
+  TRY(vm->launch());
+  return vm;
+}
+
+Vm::Vm(Poller poller, VmOptions options)
+    : poller_(std::move(poller)), options_(std::move(options)) {}
+
+Vm::~Vm() {
+  agent_.reset();
+  control_.reset();
+  if (!child_.process || finished_) return;
+  ::syscall(SYS_pidfd_send_signal, child_.process.get(), SIGKILL, nullptr, 0);
+  siginfo_t ignored;
+  while (::waitid(P_PIDFD, static_cast<id_t>(child_.process.get()), &ignored, WEXITED) < 0 &&
+         errno == EINTR) {
+  }
+}
+
+Result<void> Vm::launch() {
+  uint64_t now = monotonic_ns();
+  if (options_.vmm_path.empty()) options_.vmm_path = TRY(vmm_beside_executable());
+  auto [ours, theirs] = TRY(socket_pair(SOCK_SEQPACKET));
+  TRY(set_nonblocking(ours.get()));
+  // The process first: it gets itself ready while what it needs is opened here.
+  child_ = TRY(start_child({.path = options_.vmm_path,
+                            .control = theirs.get(),
+                            .log = options_.log,
+                            .end_with_thread = options_.end_with_thread}));
+  theirs.reset();
+  control_ = std::move(ours);
+  TRY(poller_.watch(control_.get(), EPOLLIN, kControlTag));
+  TRY(poller_.watch(child_.process.get(), EPOLLIN, kProcessTag));
+
+  protocol::vmm::Start start;
+  start.cpus = options_.cpus;
+  start.memory = options_.memory;
+  start.description = options_.description;
+  start.command_line = options_.command_line;
+  start.pit = options_.pit;
+  start.kvm = TRY(open_kvm(options_.kvm_path));
+  start.kernel = TRY_CONTEXT("the guest kernel", open_file(options_.kernel, O_RDONLY));
+  if (!options_.initramfs.empty())
+    start.initramfs = TRY_CONTEXT("the initramfs", open_file(options_.initramfs, O_RDONLY));
+  start.console_output = TRY(duplicate_if_given(options_.console_output));
+  start.console_input = TRY(duplicate_if_given(options_.console_input));
+  for (VmDisk& disk : options_.disks)
+    start.disks.push_back(TRY(open_disk(disk, options_.scratch_directory)));
+  if (options_.agent) {
+    auto [host, guest] = TRY(socket_pair(SOCK_STREAM));
+    TRY(set_nonblocking(guest.get()));
+    start.agent = std::move(guest);
+    agent_ = TRY(AgentConnection::create(poller_, kAgentTag, std::move(host)));
+    agent_deadline_ = now + options_.agent_timeout_ns;
+  }
+  protocol::vmm::Packet packet = encode(start);
+  Result<void> sent = send_message(control_.get(), packet.bytes, packet.fds);
+  // A VMM that ended at once has closed the socket; its own message or its status says why.
+  if (!sent && sent.error().number != EPIPE && sent.error().number != ECONNRESET) return sent;
+  update_deadline();
+  return {};
+}
+
+std::unique_ptr<Event> Vm::next_event() {
+  auto take = [](EventQueue& queue) {
+    std::unique_ptr<Event> event = std::move(queue.front());
+    queue.pop_front();
+    return event;
+  };
+  for (bool pumped = false;; pumped = true) {
+    if (agent_ && !agent_->client().events().empty() && !agent_lost_)
+      return take(agent_->client().events());
+    if (!events_.empty()) {
+      if (events_.front()->kind == HUTCH_EVENT_AGENT_LOST) agent_lost_ = true;
+      return take(events_);
+    }
+    if (pumped || finished_) return nullptr;
+    pump();
+  }
+}
+
+void Vm::pump() {
+  for (Poller::Ready ready : poller_.ready()) {
+    if (ready.tag == kControlTag && control_) receive_control();
+    if (ready.tag == kAgentTag && agent_) agent_->pump();
+    if (ready.tag == kProcessTag) collect_exit();
+  }
+  if (finished_) return;
+  if (agent_ && agent_->client().is_ready()) agent_deadline_ = 0;
+  check_agent();
+  check_deadlines();
+  update_deadline();
+}
+
+void Vm::receive_control() {
+  while (control_) {
+    Result<ReceivedMessage> message = receive_message(control_.get(), protocol::vmm::kMaxMessage);
+    if (!message && message.error().number == EAGAIN) return;
+    if (message && !message->bytes.empty()) {
+      Result<void> handled = handle_message(message->bytes);
+      if (handled) continue;
+      verdict_ = {HUTCH_REASON_VMM_FAILED,
+                  fmt::format("hutch-vmm sent what it may not: {}", handled.error().message),
+                  "use the hutch-vmm that came with this program"};
+    }
+    // Its end of the socket is closed, or it is not to be listened to any more.
+    poller_.unwatch(control_.get());
+    control_.reset();
+    expect_exit();
+  }
+}
+
+Result<void> Vm::handle_message(std::span<const std::byte> bytes) {
+  if (ended_) return fail("a message after its last");
+  switch (TRY(protocol::vmm::type_of(bytes))) {
+    case MessageType::kMark:
+      handle_mark(TRY(protocol::vmm::decode_mark(bytes)));
+      return {};
+    case MessageType::kReport:
+      events_.push_back(std::make_unique<Event>(HUTCH_EVENT_REPORT, 0));
+      events_.back()->set_counters(TRY(protocol::vmm::decode_report(bytes)));
+      return {};
+    case MessageType::kEnded:
+      ended_ = TRY(protocol::vmm::decode_ended(bytes));
+      expect_exit();
+      return {};
+    default:
+      return fail("a message that only the launcher sends");
+  }
+}
+
+void Vm::handle_mark(const protocol::vmm::Mark& mark) {
+  events_.push_back(std::make_unique<Event>(HUTCH_EVENT_MARK, 0));
+  events_.back()->mark = static_cast<int>(mark.kind);
+  events_.back()->monotonic_ns = mark.monotonic_ns;
+  if (mark.kind != protocol::vmm::MarkKind::kAgent || !agent_) return;
+  // Only now: the guest's clock is set from what this message says.
+  agent_->client().say_hello(make_hello({.set_clock = true, .host_name = options_.host_name}));
+  agent_->flush();
+}
+
+void Vm::check_agent() {
+  if (!agent_ || agent_->is_open() || agent_lost_ || ended_ || verdict_) return;
+  auto lose = [&](const std::string& message, const std::string& remedy) {
+    events_.push_back(std::make_unique<Event>(HUTCH_EVENT_AGENT_LOST, 0));
+    events_.back()->set_message(message);
+    events_.back()->set_remedy(remedy);
+    agent_deadline_ = lost_deadline_ = 0;
+    agent_lost_ = true;
+  };
+  if (agent_->failure()) {
+    lose(agent_->failure()->message, agent_->failure()->remedy);
+  } else if (lost_deadline_ == 0) {
+    lost_deadline_ = monotonic_ns() + kLostTime;
+  } else if (monotonic_ns() >= lost_deadline_) {
+    lose("the agent in the guest has closed its connection", "");
+  }
+}
+
+void Vm::check_deadlines() {
+  uint64_t now = monotonic_ns();
+  if (agent_deadline_ != 0 && now >= agent_deadline_) {
+    agent_deadline_ = 0;
+    if (!ended_ && !verdict_) {
+      verdict_ = {HUTCH_REASON_AGENT_TIMEOUT,
+                  fmt::format("the agent in the guest did not answer within {:.1f} s",
+                              static_cast<double>(options_.agent_timeout_ns) / 1e9),
+                  "look at the console: the kernel and the initramfs must be made for hutch"};
+      // Its answer brings the console; a VMM that does not answer is killed.
+      if (!stop()) expect_exit();
+    }
+  }
+  if (exit_deadline_ != 0 && now >= exit_deadline_) {
+    exit_deadline_ = 0;
+    ::syscall(SYS_pidfd_send_signal, child_.process.get(), SIGKILL, nullptr, 0);
+  }
+}
+
+void Vm::expect_exit() {
+  if (exit_deadline_ == 0) exit_deadline_ = monotonic_ns() + kExitTime;
+}
+
+void Vm::update_deadline() {
+  uint64_t next = UINT64_MAX;
+  for (uint64_t deadline : {agent_deadline_, lost_deadline_, exit_deadline_})
+    if (deadline != 0) next = std::min(next, deadline);
+  poller_.set_deadline(next == UINT64_MAX ? 0 : next);
+}
+
+void Vm::collect_exit() {
+  siginfo_t info{};
+  if (::waitid(P_PIDFD, static_cast<id_t>(child_.process.get()), &info, WEXITED | WNOHANG) < 0) {
+    if (errno == EINTR) return;
+    info.si_code = 0;  // somebody else has collected it
+  } else if (info.si_pid == 0) {
+    return;
+  }
+  // What was sent before the end is still in the sockets.
+  if (control_) receive_control();
+  if (agent_) {
+    // The bound is what a socket can hold; a closed one ends the loop at once.
+    for (int i = 0; i < 8 && agent_->is_open(); i++) agent_->pump();
+  }
+  finish(info.si_code, info.si_status);
+}
+
+void Vm::finish(int status_code, int status) {
+  finished_ = true;
+  poller_.set_deadline(0);
+  poller_.unwatch(child_.process.get());
+  auto event = std::make_unique<Event>(HUTCH_EVENT_ENDED, 0);
+  if (ended_) {
+    event->reason = static_cast<int>(ended_->reason);
+    event->set_message(ended_->message);
+    event->set_remedy(ended_->remedy);
+    event->set_console_tail(ended_->console_tail);
+    event->set_counters(ended_->report);
+  } else {
+    event->reason = HUTCH_REASON_VMM_FAILED;
+    if (status_code == CLD_KILLED || status_code == CLD_DUMPED) {
+      const char* name = ::sigabbrev_np(status);
+      event->set_message(fmt::format("hutch-vmm was killed by signal {} (SIG{})", status,
+                                     name != nullptr ? name : "?"));
+      event->set_remedy(status == SIGSYS ? "a system call was not allowed: please report this"
+                        : status == SIGKILL
+                            ? "look in the kernel log (dmesg) for the out-of-memory killer"
+                            : "please report this with the lines that hutch-vmm logged");
+    } else if (status_code == CLD_EXITED) {
+      event->set_message(fmt::format("hutch-vmm ended with status {} before it said why", status));
+    } else {
+      event->set_message("hutch-vmm ended, and another part of this program took its status");
+    }
+  }
+  if (verdict_) {
+    event->reason = verdict_->reason;
+    event->set_message(verdict_->message);
+    event->set_remedy(verdict_->remedy);
+  }
+  events_.push_back(std::move(event));
+  poller_.wake();
+}
+
+Result<void> Vm::query() {
+  if (!control_ || ended_) return fail("the machine has ended");
+  protocol::vmm::Packet packet = protocol::vmm::encode_plain(MessageType::kQuery);
+  return send_message(control_.get(), packet.bytes, packet.fds);
+}
+
+Result<void> Vm::stop() {
+  if (finished_) return {};
+  if (control_ && !ended_) {
+    protocol::vmm::Packet packet = protocol::vmm::encode_plain(MessageType::kStop);
+    Result<void> sent = send_message(control_.get(), packet.bytes, packet.fds);
+    // A full or closed socket is the VMM's fault: the deadline below deals with it.
+    if (!sent && sent.error().number != EAGAIN && sent.error().number != EPIPE &&
+        sent.error().number != ECONNRESET)
+      return sent;
+  }
+  expect_exit();
+  update_deadline();
+  return {};
+}
+
+}  // namespace hutch::lib

@@ -1,0 +1,101 @@
+// Vm: one VMM process as its launcher sees it.
+//
+// It starts the process, opens what the guest gets and passes it on, and turns the messages of the
+// VMM protocol and the end of the process into events. The VMM may have been taken over by its
+// guest: its messages are decoded within bounds and its process is killed when it does not end.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "lib/agent_connection.h"
+#include "lib/event.h"
+#include "lib/poller.h"
+#include "lib/private_copy.h"
+#include "lib/spawn.h"
+#include "protocol/vmm.h"
+
+namespace hutch::lib {
+
+struct VmDisk {
+  std::string path;
+  Fd file;  // used instead of `path` when open
+  bool read_only = false;
+  bool private_copy = false;
+  std::string id;
+  std::vector<Extent> extents;
+};
+
+struct VmOptions {
+  uint32_t cpus = 1;
+  uint64_t memory = 256ull << 20;  // bytes
+  std::string kernel;
+  std::string initramfs;
+  std::string command_line;
+  protocol::vmm::Description description = protocol::vmm::Description::kAuto;
+  bool pit = false;
+  std::vector<VmDisk> disks;
+  std::string scratch_directory;
+  bool agent = true;
+  uint64_t agent_timeout_ns = 60'000'000'000;
+  std::string host_name;
+  int console_output = -1, console_input = -1, log = -1;  // borrowed during start()
+  std::string vmm_path;  // empty: hutch-vmm beside the running executable
+  std::string kvm_path;
+  bool end_with_thread = false;
+};
+
+class Vm {
+ public:
+  static Result<std::unique_ptr<Vm>> start(VmOptions options);
+  ~Vm();
+  Vm(const Vm&) = delete;
+  Vm& operator=(const Vm&) = delete;
+
+  int event_fd() const { return poller_.get(); }
+  // Does what is due; the next event, or null.
+  std::unique_ptr<Event> next_event();
+  // Null without an agent.
+  AgentConnection* agent() { return agent_.get(); }
+  Result<void> query();
+  Result<void> stop();
+  pid_t process_id() const { return child_.process_id; }
+
+ private:
+  Vm(Poller poller, VmOptions options);
+  Result<void> launch();
+  void pump();
+  void receive_control();
+  Result<void> handle_message(std::span<const std::byte> bytes);
+  void handle_mark(const protocol::vmm::Mark& mark);
+  void check_deadlines();
+  void check_agent();
+  void expect_exit();
+  void collect_exit();
+  void finish(int status_code, int status);
+  void update_deadline();
+
+  // Why the machine was ended from here, which its own last message cannot know.
+  struct Verdict {
+    int reason = 0;
+    std::string message, remedy;
+  };
+
+  Poller poller_;
+  VmOptions options_;
+  Child child_;
+  Fd control_;
+  std::shared_ptr<AgentConnection> agent_;
+  EventQueue events_;
+  std::optional<protocol::vmm::Ended> ended_;
+  std::optional<Verdict> verdict_;
+  bool finished_ = false;
+  bool agent_lost_ = false;      // AGENT_LOST was given
+  uint64_t agent_deadline_ = 0;  // each in nanoseconds of CLOCK_MONOTONIC; 0: none
+  uint64_t lost_deadline_ = 0;   // the agent is gone; the end of the machine may explain it
+  uint64_t exit_deadline_ = 0;   // the process is killed then
+};
+
+}  // namespace hutch::lib
