@@ -1,0 +1,152 @@
+// hutch-agent: serves the host's commands (protocol/agent.h) inside a machine.
+//
+//   as /init of an initramfs                     the guest: mounts, dials the host, powers off when
+//                                                the host is gone
+//   hutch-agent --listen ADDRESS:PORT --token-file FILE
+//                                                the emulated machine: serves who knows the token
+//   hutch-agent --descriptor NUMBER              one connection on an inherited socket, without any
+//                                                set-up; for tests
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/io.h>
+#include <sys/prctl.h>
+#include <sys/reboot.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "guest-agent/last_words.h"
+#include "guest-agent/root.h"
+#include "guest-agent/server.h"
+#include "guest-agent/system.h"
+
+namespace hutch::agent {
+namespace {
+
+using protocol::agent::ShutdownKind;
+
+constexpr const char* kCgroupMount = "/sys/fs/cgroup";
+constexpr const char* kUsage =
+    "usage: hutch-agent --listen ADDRESS:PORT --token-file FILE\n"
+    "       hutch-agent --descriptor NUMBER\n"
+    "Without options it is the init process of a guest.\n";
+
+struct Options {
+  std::string listen;
+  std::string token_file;
+  int descriptor = -1;
+};
+
+std::optional<Options> parse_options(int count, char** words) {
+  Options options;
+  for (int i = 1; i < count; i += 2) {
+    std::string_view name = words[i];
+    if (i + 1 >= count) return std::nullopt;
+    std::string_view value = words[i + 1];
+    if (name == "--listen") {
+      options.listen = value;
+    } else if (name == "--token-file") {
+      options.token_file = value;
+    } else if (name == "--descriptor") {
+      auto [end, error] =
+          std::from_chars(value.data(), value.data() + value.size(), options.descriptor);
+      if (error != std::errc() || end != value.data() + value.size() || options.descriptor < 0)
+        return std::nullopt;
+    } else {
+      return std::nullopt;
+    }
+  }
+  bool listens = !options.listen.empty() && !options.token_file.empty();
+  if (listens == (options.descriptor >= 0)) return std::nullopt;
+  return options;
+}
+
+// The end of PID 1 is the end of the machine.
+[[noreturn]] void end_machine(std::optional<ShutdownKind> kind) {
+  ::kill(-1, SIGKILL);
+  ::sync();
+  ::reboot(kind == ShutdownKind::kReboot ? RB_AUTOBOOT : RB_POWER_OFF);
+  die(fail_errno(errno, "ending the machine").value());
+}
+
+Result<std::optional<ShutdownKind>> run_guest() {
+  TRY(mount_first_file_systems());
+  TRY(use_kernel_log());
+  // The host answers while the file systems are mounted.
+  Fd host = TRY(dial_host());
+  TRY(enter_root());
+  TRY(mount_system_folders());
+  TRY(bring_loopback_up());
+  TRY(protect_from_memory_killer());
+  apply_settings();
+  bool has_cgroups = ::access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0;
+  auto server =
+      TRY(Server::create({.token = "", .owns_system = true}, has_cgroups ? kCgroupMount : ""));
+  return server->serve(std::move(host));
+}
+
+Result<std::optional<ShutdownKind>> run_machine(const Options& options) {
+  std::string token = TRY(read_file(options.token_file, 4096));
+  while (!token.empty() && token.back() == '\n') token.pop_back();
+  if (token.empty()) return fail(fmt::format("{} holds no token", options.token_file));
+  Fd listener = TRY(listen_on(options.listen));
+  bool is_init = ::getpid() == 1;
+  if (is_init) TRY(protect_from_memory_killer());
+  bool has_cgroups = is_init && ::access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0;
+  auto server = TRY(Server::create({.token = std::move(token), .owns_system = is_init},
+                                   has_cgroups ? kCgroupMount : ""));
+  return server->serve_all(std::move(listener));
+}
+
+Result<std::optional<ShutdownKind>> run_on_descriptor(int descriptor) {
+  // Like PID 1, get the orphans of one's children.
+  if (::prctl(PR_SET_CHILD_SUBREAPER, 1) < 0) return fail_errno(errno, "becoming a reaper");
+  if (::fcntl(descriptor, F_SETFD, FD_CLOEXEC) < 0)
+    return fail_errno(errno, fmt::format("using descriptor {}", descriptor));
+  auto server = TRY(Server::create({}, ""));
+  return server->serve(Fd(descriptor));
+}
+
+[[noreturn]] void run(int count, char** words) {
+  bool is_init = ::getpid() == 1;
+  set_log_program("hutch-agent");
+  install_crash_handlers(is_init ? Ending::kPowerOff : Ending::kExit);
+  ::signal(SIGPIPE, SIG_IGN);
+  // The kernel passes words of its command line on: only our own option makes PID 1 a machine's.
+  bool is_guest = is_init && (count < 2 || std::strcmp(words[1], "--listen") != 0);
+  std::optional<Options> options;
+  if (!is_guest) {
+    options = parse_options(count, words);
+    if (!options) {
+      [[maybe_unused]] ssize_t written = ::write(STDERR_FILENO, kUsage, std::strlen(kUsage));
+      if (is_init) die(fail("PID 1 was given options that it does not know").value());
+      ::_exit(2);
+    }
+  }
+  auto ended = is_guest                   ? run_guest()
+               : options->descriptor >= 0 ? run_on_descriptor(options->descriptor)
+                                          : run_machine(*options);
+  if (!ended) die(ended.error());
+  if (is_init) end_machine(*ended);
+  ::_exit(0);
+}
+
+}  // namespace
+}  // namespace hutch::agent
+
+int main(int count, char** words) {
+  // Tells the VMM, before anything else, that the kernel has come as far as here. Where nobody
+  // listens on the port nothing happens.
+  if (::getpid() == 1 && ::ioperm(hutch::protocol::agent::kBootMarkPort, 1, 1) == 0) {
+    ::outb(hutch::protocol::agent::kInitMark, hutch::protocol::agent::kBootMarkPort);
+    ::ioperm(hutch::protocol::agent::kBootMarkPort, 1, 0);
+  }
+  hutch::agent::run(count, words);
+}

@@ -1,0 +1,32 @@
+// A process that the host started: its pipes or terminal, its signals and its end.
+#pragma once
+
+#include <sys/types.h>
+
+#include <memory>
+
+#include "guest-agent/cgroups.h"
+#include "guest-agent/child.h"
+#include "guest-agent/pump.h"
+#include "guest-agent/reaper.h"
+
+namespace hutch::agent {
+
+// What every operation needs of the agent; outlives them all.
+struct Services {
+  Loop& loop;
+  Reaper& reaper;
+  Cgroups& cgroups;
+};
+
+// Starts the process. What fails from now on, or failed already, goes to the host as Failed.
+// Dropping the operation kills the process group if the process is still there.
+std::unique_ptr<Operation> start_process(Services& services, Outbox& outbox, uint32_t channel,
+                                         const protocol::agent::Spawn& request);
+
+// A Failed frame and the end of the channel. `message` names what failed; the text of
+// `error_number` is appended unless it is 0.
+void send_failure(Outbox& outbox, uint32_t channel, protocol::agent::FailureStage stage,
+                  int error_number, std::string message);
+
+}  // namespace hutch::agent

@@ -1,0 +1,160 @@
+#include "guest-agent/server.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+// Behind sys/socket.h, which it needs.
+#include <linux/vm_sockets.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+
+#include "base/log.h"
+#include "base/sys.h"
+
+namespace hutch::agent {
+namespace {
+
+// Connections at once to an agent that listens.
+constexpr size_t kMaxSessions = 64;
+// How long the kernel tries to reach the host: an emulated VMM may take seconds to answer.
+constexpr timeval kDialLimit{.tv_sec = 60, .tv_usec = 0};
+
+}  // namespace
+
+Result<Fd> dial_host() {
+  Fd socket(::socket(AF_VSOCK, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!socket)
+    return fail_errno(errno, "opening a vsock socket", "the guest kernel needs virtio-vsock");
+  if (::setsockopt(socket.get(), AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT_NEW, &kDialLimit,
+                   sizeof kDialLimit) < 0)
+    return fail_errno(errno, "setting the time limit of the connection to the host");
+  sockaddr_vm address{};
+  address.svm_family = AF_VSOCK;
+  address.svm_cid = VMADDR_CID_HOST;
+  address.svm_port = protocol::agent::kHostPort;
+  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) < 0 &&
+      errno != EINPROGRESS)
+    return fail_errno(
+        errno, fmt::format("connecting to vsock port {} of the host", protocol::agent::kHostPort),
+        "the VMM must offer a virtio-vsock device");
+  return socket;
+}
+
+Result<Fd> listen_on(const std::string& address) {
+  size_t colon = address.rfind(':');
+  std::string host = address.substr(0, colon);
+  uint16_t port = 0;
+  bool has_port = false;
+  if (colon != std::string::npos) {
+    const char* end = address.data() + address.size();
+    auto parsed = std::from_chars(address.data() + colon + 1, end, port);
+    has_port = parsed.ec == std::errc() && parsed.ptr == end;
+  }
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']')
+    host = host.substr(1, host.size() - 2);
+  sockaddr_in four{};
+  sockaddr_in6 six{};
+  const sockaddr* where = nullptr;
+  socklen_t size = 0;
+  if (has_port && ::inet_pton(AF_INET, host.c_str(), &four.sin_addr) == 1) {
+    four.sin_family = AF_INET;
+    four.sin_port = htons(port);
+    where = reinterpret_cast<const sockaddr*>(&four);
+    size = sizeof four;
+  } else if (has_port && ::inet_pton(AF_INET6, host.c_str(), &six.sin6_addr) == 1) {
+    six.sin6_family = AF_INET6;
+    six.sin6_port = htons(port);
+    where = reinterpret_cast<const sockaddr*>(&six);
+    size = sizeof six;
+  } else {
+    return fail(fmt::format("\"{}\" is not an address to listen on", address),
+                "write it as 127.0.0.1:4000 or [::1]:4000");
+  }
+  Fd listener(::socket(where->sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!listener) return fail_errno(errno, "opening a socket to listen on");
+  int yes = 1;
+  if (::setsockopt(listener.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) < 0 ||
+      ::bind(listener.get(), where, size) < 0 || ::listen(listener.get(), SOMAXCONN) < 0)
+    return fail_errno(errno, fmt::format("listening on {}", address));
+  return listener;
+}
+
+Result<std::unique_ptr<Server>> Server::create(SessionOptions options,
+                                               const std::string& cgroup_mount) {
+  std::unique_ptr<Server> server(new Server(std::move(options)));
+  server->loop_ = TRY(Loop::create());
+  server->reaper_ =
+      TRY(Reaper::create(*server->loop_, [server = server.get()] { server->cgroups_.sweep(); }));
+  if (!cgroup_mount.empty()) server->cgroups_ = TRY(Cgroups::create(cgroup_mount));
+  server->services_ =
+      std::make_unique<Services>(*server->loop_, *server->reaper_, server->cgroups_);
+  return server;
+}
+
+Result<void> Server::add(Fd connection) {
+  auto session = std::make_unique<Session>(*services_, options_, std::move(connection));
+  TRY(session->start());
+  sessions_.push_back(std::move(session));
+  return {};
+}
+
+Result<void> Server::run_round() {
+  TRY(loop_->run_once(-1));
+  for (auto& session : sessions_) {
+    session->end_round();
+    if (!shutdown_) shutdown_ = session->shutdown();
+    if (session->is_over() && !session->reason().empty())
+      log_error("a connection ended: {}", session->reason());
+  }
+  return {};
+}
+
+Result<std::optional<protocol::agent::ShutdownKind>> Server::serve(Fd connection) {
+  TRY(add(std::move(connection)));
+  const Session& session = *sessions_.front();
+  while (!session.is_over() && !shutdown_) TRY(run_round());
+  if (!shutdown_ && !session.is_authenticated() && !session.reason().empty())
+    return fail(session.reason());
+  return shutdown_;
+}
+
+void Server::accept_one(int listener) {
+  Fd connection(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
+  // The peer may have gone again; anything else comes back with the next connection.
+  if (!connection) {
+    if (errno != EAGAIN && errno != ECONNABORTED) log_error("accepting: errno {}", errno);
+    return;
+  }
+  if (sessions_.size() >= kMaxSessions) {
+    // The oldest that has not shown its token makes room, so that strangers cannot lock the host
+    // out.
+    auto stranger = std::find_if(sessions_.begin(), sessions_.end(),
+                                 [](const auto& session) { return !session->is_authenticated(); });
+    if (stranger == sessions_.end()) {
+      log_warning("more than {} connections at once: one is refused", kMaxSessions);
+      return;
+    }
+    sessions_.erase(stranger);
+  }
+  int yes = 1;
+  if (::setsockopt(connection.get(), IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes) < 0)
+    log_warning("asking a connection not to delay: errno {}", errno);
+  auto added = add(std::move(connection));
+  if (!added) log_error("{}", added.error().text());
+}
+
+Result<std::optional<protocol::agent::ShutdownKind>> Server::serve_all(Fd listener) {
+  Watch watch =
+      TRY(loop_->watch(listener.get(), EPOLLIN, [&](uint32_t) { accept_one(listener.get()); }));
+  while (!shutdown_) {
+    TRY(run_round());
+    std::erase_if(sessions_, [](const auto& session) { return session->is_over(); });
+  }
+  return shutdown_;
+}
+
+}  // namespace hutch::agent

@@ -1,0 +1,43 @@
+// Server: the agent's life. Owns the loop, the reaper and the sessions with the host.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "guest-agent/session.h"
+
+namespace hutch::agent {
+
+// Starts to connect to the host (vsock CID 2, kHostPort) without waiting for it.
+Result<Fd> dial_host();
+// Listens on `address`, "IPv4:PORT" or "[IPv6]:PORT"; port 0 lets the kernel choose.
+Result<Fd> listen_on(const std::string& address);
+
+class Server {
+ public:
+  // `cgroup_mount`: where cgroup2 is mounted; empty: processes get no groups of their own.
+  static Result<std::unique_ptr<Server>> create(SessionOptions options,
+                                                const std::string& cgroup_mount);
+
+  // Serves one connection. Returns when it is over, or with what Shutdown asked for.
+  Result<std::optional<protocol::agent::ShutdownKind>> serve(Fd connection);
+  // Serves every connection that comes. Returns when one asked for a shutdown.
+  Result<std::optional<protocol::agent::ShutdownKind>> serve_all(Fd listener);
+
+ private:
+  explicit Server(SessionOptions options) : options_(std::move(options)) {}
+  Result<void> add(Fd connection);
+  void accept_one(int listener);
+  Result<void> run_round();
+
+  const SessionOptions options_;
+  std::unique_ptr<Loop> loop_;
+  std::unique_ptr<Reaper> reaper_;
+  Cgroups cgroups_;
+  std::unique_ptr<Services> services_;
+  std::vector<std::unique_ptr<Session>> sessions_;
+  std::optional<protocol::agent::ShutdownKind> shutdown_;
+};
+
+}  // namespace hutch::agent

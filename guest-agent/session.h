@@ -1,0 +1,75 @@
+// Session: one connection to the host and the operations on its channels.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "guest-agent/process.h"
+
+namespace hutch::agent {
+
+// Operations at once on one connection; what comes above is answered with Failed.
+constexpr size_t kMaxChannels = 1024;
+
+// What a session decides with, the same for all sessions of the process.
+struct SessionOptions {
+  std::string token;         // what Hello must carry; empty: the transport vouches for the host
+  bool owns_system = false;  // whether Hello sets the clock, the entropy and the host name
+};
+
+class Session : public Outbox {
+ public:
+  Session(Services& services, const SessionOptions& options, Fd socket);
+  ~Session() override;
+
+  // Watches the socket, which may still be connecting.
+  Result<void> start();
+  // Sends what the round queued and drops what it finished; call it after each round of the loop.
+  void end_round();
+
+  bool is_over() const { return over_; }
+  // Why it is over, for the log; empty after an orderly end.
+  const std::string& reason() const { return reason_; }
+  bool is_authenticated() const { return greeted_; }
+  // What the host asked for with Shutdown.
+  std::optional<protocol::agent::ShutdownKind> shutdown() const { return shutdown_; }
+
+  void send(protocol::agent::FrameType type, uint32_t channel,
+            std::span<const std::byte> payload) override;
+  bool has_room() const override;
+  void wait_for_room(uint32_t channel) override;
+  void finish(uint32_t channel) override;
+
+ private:
+  void on_event(uint32_t events);
+  void receive();
+  void flush();
+  void update_watch();
+  void end(std::string reason);
+  Result<void> dispatch(protocol::agent::Frame frame);
+  Result<void> greet(const protocol::agent::Frame& frame);
+  Result<void> open_channel(const protocol::agent::Frame& frame);
+  Result<void> dispatch_to(Operation& operation, protocol::agent::Frame frame);
+
+  Services& services_;
+  const SessionOptions& options_;
+  Fd socket_;
+  Watch watch_;
+  uint32_t watched_ = 0;
+  protocol::agent::FrameReader reader_;
+  std::deque<std::vector<std::byte>> outgoing_;
+  size_t outgoing_bytes_ = 0;
+  size_t first_offset_ = 0;  // bytes of outgoing_.front() already sent
+  std::unordered_map<uint32_t, std::unique_ptr<Operation>> operations_;
+  std::vector<uint32_t> finished_;
+  std::vector<uint32_t> waiting_for_room_;
+  bool greeted_ = false;
+  bool over_ = false;
+  std::string reason_;
+  std::optional<protocol::agent::ShutdownKind> shutdown_;
+};
+
+}  // namespace hutch::agent

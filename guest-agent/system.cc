@@ -1,0 +1,110 @@
+#include "guest-agent/system.h"
+
+#include <fcntl.h>
+#include <linux/random.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "guest-agent/last_words.h"
+
+namespace hutch::agent {
+namespace {
+
+Result<void> write_setting(const char* path, std::string_view value) {
+  Fd file = TRY(open_file(path, O_WRONLY));
+  return write_all(file.get(), std::as_bytes(std::span(value)));
+}
+
+struct Setting {
+  const char* path;
+  std::string_view value;
+};
+constexpr Setting kSettings[] = {
+    // ping without privileges, and servers on ports below 1024 as a user.
+    {"/proc/sys/net/ipv4/ping_group_range", "0 2147483647"},
+    {"/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"},
+    // Servers that watch a source tree for changes.
+    {"/proc/sys/fs/inotify/max_user_watches", "524288"},
+    {"/proc/sys/fs/inotify/max_user_instances", "1024"},
+};
+
+Result<void> set_clock(uint64_t realtime_ns) {
+  timespec now{};
+  now.tv_sec = static_cast<time_t>(realtime_ns / 1'000'000'000);
+  now.tv_nsec = static_cast<long>(realtime_ns % 1'000'000'000);
+  if (::clock_settime(CLOCK_REALTIME, &now) < 0) return fail_errno(errno, "setting the clock");
+  return {};
+}
+
+Result<void> add_entropy(std::string_view bytes) {
+  Fd random = TRY(open_file("/dev/urandom", O_WRONLY));
+  // struct rand_pool_info: two ints, then the bytes.
+  std::vector<char> buffer(sizeof(rand_pool_info) + bytes.size());
+  rand_pool_info info{};
+  info.entropy_count = static_cast<int>(bytes.size() * 8);
+  info.buf_size = static_cast<int>(bytes.size());
+  std::memcpy(buffer.data(), &info, sizeof info);
+  std::memcpy(buffer.data() + sizeof info, bytes.data(), bytes.size());
+  if (::ioctl(random.get(), RNDADDENTROPY, buffer.data()) < 0)
+    return fail_errno(errno, "adding entropy");
+  if (::ioctl(random.get(), RNDRESEEDCRNG) < 0)
+    return fail_errno(errno, "reseeding the random number generator");
+  return {};
+}
+
+}  // namespace
+
+Result<void> bring_loopback_up() {
+  Fd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!socket) return fail_errno(errno, "opening a socket for the loopback device");
+  ifreq request{};
+  std::strcpy(request.ifr_name, "lo");
+  if (::ioctl(socket.get(), SIOCGIFFLAGS, &request) < 0)
+    return fail_errno(errno, "reading the state of the loopback device");
+  request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_UP);
+  if (::ioctl(socket.get(), SIOCSIFFLAGS, &request) < 0)
+    return fail_errno(errno, "bringing the loopback device up");
+  return {};
+}
+
+void apply_settings() {
+  for (const Setting& setting : kSettings) {
+    auto written = write_setting(setting.path, setting.value);
+    if (!written && written.error().number != ENOENT)
+      log_warning("{}: {}", setting.path, written.error().message);
+  }
+  rlimit files{.rlim_cur = 65536, .rlim_max = 1048576};
+  if (::setrlimit(RLIMIT_NOFILE, &files) < 0)
+    log_warning("setting the limit of open files: errno {}", errno);
+}
+
+Result<void> protect_from_memory_killer() {
+  return write_setting("/proc/self/oom_score_adj", "-1000");
+}
+
+void apply_hello(const protocol::agent::Hello& hello) {
+  if (!hello.entropy.empty()) {
+    auto added = add_entropy(hello.entropy);
+    if (!added) die(added.error());
+  }
+  if (hello.realtime_ns != 0) {
+    auto set = set_clock(hello.realtime_ns);
+    if (!set) log_warning("{}", set.error().text());
+  }
+  if (!hello.hostname.empty() && ::sethostname(hello.hostname.data(), hello.hostname.size()) < 0)
+    log_warning("setting the host name {}: errno {}", hello.hostname, errno);
+}
+
+}  // namespace hutch::agent
