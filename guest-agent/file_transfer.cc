@@ -141,10 +141,16 @@ class FileTransfer : public Operation {
 
 template <typename Run>
 Result<void> FileTransfer::start(bool reading, Run run) {
+  if (!is_c_string(path_)) {
+    over_ = true;
+    send_failure(outbox_, channel_, FailureStage::kRequest, EINVAL, "the path holds a zero byte");
+    return {};
+  }
   auto account = find_account(user_);
   if (!account) {
     over_ = true;
-    send_failure(outbox_, channel_, FailureStage::kUser, 0, account.error().message);
+    send_failure(outbox_, channel_, FailureStage::kUser, account.error().number,
+                 account.error().message);
     return {};
   }
   cgroup_ = TRY(services_.cgroups.make());
@@ -185,7 +191,8 @@ void FileTransfer::give_up(FailureStage stage, int error_number) {
   } else {
     message = fmt::format("{} {}", input_ ? "writing" : "reading", path_);
   }
-  send_failure(outbox_, channel_, stage, error_number, std::move(message));
+  send_failure(outbox_, channel_, stage, error_number,
+               with_errno(error_number, std::move(message)));
 }
 
 void FileTransfer::read_reports() {
@@ -226,7 +233,9 @@ std::unique_ptr<Operation> start_transfer(Services& services, Outbox& outbox, ui
                                           bool reading, Run run) {
   auto transfer = std::make_unique<FileTransfer>(services, outbox, channel, path, user);
   auto started = transfer->start(reading, run);
-  if (!started) send_failure(outbox, channel, FailureStage::kRequest, 0, started.error().text());
+  if (!started)
+    send_failure(outbox, channel, FailureStage::kRequest, started.error().number,
+                 started.error().text());
   return transfer;
 }
 

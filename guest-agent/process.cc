@@ -47,6 +47,20 @@ std::string_view name_of(std::string_view variable) {
   return variable.substr(0, variable.find('='));
 }
 
+// What makes a request impossible; empty when nothing does.
+std::string fault_of(const Spawn& request) {
+  for (const std::string& argument : request.arguments) {
+    if (!is_c_string(argument)) return "an argument holds a zero byte";
+  }
+  for (const std::string& variable : request.environment) {
+    if (!is_c_string(variable)) return "an environment variable holds a zero byte";
+    if (variable.find('=') == std::string::npos || variable.front() == '=')
+      return fmt::format("\"{}\" is not an environment variable; write NAME=VALUE", variable);
+  }
+  if (!is_c_string(request.working_directory)) return "the working directory holds a zero byte";
+  return "";
+}
+
 // The user's environment, with the request's on top; the last of equal names wins.
 std::vector<std::string> make_environment(const Account& account, const Spawn& request) {
   std::vector<std::string> environment = {
@@ -160,7 +174,7 @@ class Process : public Operation {
     return {};
   }
   Result<void> resize(uint16_t rows, uint16_t columns) override {
-    if (!terminal_) return fail(fmt::format("channel {}: it has no terminal to resize", channel_));
+    if (!terminal_) return {};
     winsize size{.ws_row = rows, .ws_col = columns, .ws_xpixel = 0, .ws_ypixel = 0};
     // EIO: it hung up, and nobody looks at its size any more.
     if (::ioctl(terminal_.get(), TIOCSWINSZ, &size) < 0 && errno != EIO)
@@ -198,7 +212,7 @@ class Process : public Operation {
   Fd report_;
   Watch report_watch_;
   Fd terminal_;
-  Fd output_source_, error_source_;  // until the start is confirmed
+  Fd input_sink_, output_source_, error_source_;  // until the start is confirmed
   std::unique_ptr<InputPump> input_;
   std::unique_ptr<OutputPump> output_, error_;
   std::vector<int> early_signals_;
@@ -212,10 +226,17 @@ class Process : public Operation {
 Result<void> Process::start(const Spawn& request) {
   program_ = request.arguments.front();
   directory_ = request.working_directory;
+  std::string fault = fault_of(request);
+  if (!fault.empty()) {
+    failed_ = true;
+    send_failure(outbox_, channel_, FailureStage::kRequest, EINVAL, std::move(fault));
+    return {};
+  }
   auto account = find_account(request.user);
   if (!account) {
     failed_ = true;
-    send_failure(outbox_, channel_, FailureStage::kUser, 0, account.error().message);
+    send_failure(outbox_, channel_, FailureStage::kUser, account.error().number,
+                 account.error().message);
     return {};
   }
   user_ = account->name;
@@ -260,33 +281,34 @@ Result<void> Process::start(const Spawn& request) {
   report_ = std::move(report.reader);
   report_watch_ =
       TRY(services_.loop.watch(report_.get(), EPOLLIN, [this](uint32_t) { read_start_report(); }));
-  if (input_) TRY(input_->start(std::move(in.writer), request.terminal));
+  input_sink_ = std::move(in.writer);
   return {};
 }
 
 void Process::give_up(const Report& report) {
   failed_ = true;
+  int error_number = report.error_number;
   std::string message;
   switch (report.stage) {
     case FailureStage::kDirectory:
-      message = fmt::format("changing to the working directory {}", directory_);
+      message = with_errno(error_number, "changing to the working directory " + directory_);
       break;
     case FailureStage::kUser:
-      message = fmt::format("becoming user {}", user_);
+      message = with_errno(error_number, "becoming user " + user_);
       break;
     case FailureStage::kExecute:
       if (report.lacks_interpreter) {
         message = fmt::format("executing {}: its interpreter is missing", program_);
-      } else if (report.error_number == ENOENT && program_.find('/') == std::string::npos) {
+      } else if (error_number == ENOENT && program_.find('/') == std::string::npos) {
         message = fmt::format("{} is not in PATH", program_);
       } else {
-        message = fmt::format("executing {}", program_);
+        message = with_errno(error_number, "executing " + program_);
       }
       break;
     default:
-      message = "preparing the process";
+      message = with_errno(error_number, "preparing the process");
   }
-  send_failure(outbox_, channel_, report.stage, report.error_number, std::move(message));
+  send_failure(outbox_, channel_, report.stage, error_number, std::move(message));
 }
 
 // The report pipe ends without a word when exec has succeeded.
@@ -305,9 +327,11 @@ void Process::read_start_report() {
   for (int number : early_signals_) {
     if (!exited_) kill_group(number);
   }
-  auto output = output_->start(std::move(output_source_), terminal_.is_open());
-  if (output && error_) output = error_->start(std::move(error_source_), false);
-  if (!output) log_error("channel {}: {}", channel_, output.error().text());
+  bool is_terminal = terminal_.is_open();
+  auto pumped = output_->start(std::move(output_source_), is_terminal);
+  if (pumped && error_) pumped = error_->start(std::move(error_source_), false);
+  if (pumped && input_) pumped = input_->start(std::move(input_sink_), is_terminal);
+  if (!pumped) log_error("channel {}: {}", channel_, pumped.error().text());
 }
 
 void Process::on_exit(int status) {
@@ -335,9 +359,16 @@ void Process::check_end() {
 
 }  // namespace
 
+std::string with_errno(int error_number, std::string message) {
+  return fail_errno(error_number, std::move(message)).value().message;
+}
+
+bool is_c_string(std::string_view text) {
+  return text.find('\0') == std::string_view::npos;
+}
+
 void send_failure(Outbox& outbox, uint32_t channel, FailureStage stage, int error_number,
                   std::string message) {
-  if (error_number != 0) message = fail_errno(error_number, std::move(message)).value().message;
   outbox.send(FrameType::kFailed, channel,
               encode(Failed{stage, static_cast<uint32_t>(error_number), std::move(message)}));
   outbox.finish(channel);
@@ -347,7 +378,9 @@ std::unique_ptr<Operation> start_process(Services& services, Outbox& outbox, uin
                                          const Spawn& request) {
   auto process = std::make_unique<Process>(services, outbox, channel);
   auto started = process->start(request);
-  if (!started) send_failure(outbox, channel, FailureStage::kRequest, 0, started.error().text());
+  if (!started)
+    send_failure(outbox, channel, FailureStage::kRequest, started.error().number,
+                 started.error().text());
   return process;
 }
 

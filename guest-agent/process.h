@@ -24,9 +24,12 @@ struct Services {
 std::unique_ptr<Operation> start_process(Services& services, Outbox& outbox, uint32_t channel,
                                          const protocol::agent::Spawn& request);
 
-// A Failed frame and the end of the channel. `message` names what failed; the text of
-// `error_number` is appended unless it is 0.
+// A Failed frame and the end of the channel.
 void send_failure(Outbox& outbox, uint32_t channel, protocol::agent::FailureStage stage,
                   int error_number, std::string message);
+// `message: ` and the text of an errno value.
+std::string with_errno(int error_number, std::string message);
+// Whether a text would reach the kernel whole: a zero byte would end it early.
+bool is_c_string(std::string_view text);
 
 }  // namespace hutch::agent

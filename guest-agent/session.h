@@ -11,9 +11,6 @@
 
 namespace hutch::agent {
 
-// Operations at once on one connection; what comes above is answered with Failed.
-constexpr size_t kMaxChannels = 1024;
-
 // What a session decides with, the same for all sessions of the process.
 struct SessionOptions {
   std::string token;         // what Hello must carry; empty: the transport vouches for the host

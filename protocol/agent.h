@@ -1,9 +1,9 @@
 // The agent protocol: what the host and the agent inside the guest say to each other.
 //
 // One byte stream (vsock, or TCP to the emulated machine) carries frames: a header of 12 bytes and
-// a payload of at most 64 KiB. `channel` 0 is the connection itself; any other number, chosen by
-// the host and not in use, is one operation: a process or a file transfer. Frames of one channel
-// stay in order.
+// a payload of at most 64 KiB. `channel` 0 is the connection itself; any other number is one
+// operation: a process or a file transfer. The host chooses the number and uses it once in the life
+// of a connection, at most kMaxChannels of them at a time. All frames stay in order.
 //
 //   host                                   agent
 //   Hello             ->
@@ -22,7 +22,13 @@
 // Exited is sent once the process itself is gone and all that its pipes or terminal held at that
 // moment has been sent; it does not wait for children that keep them open. Output may follow it as
 // long as such children write; OutputEnd says that no more can come. Close lets the agent forget
-// the channel: it kills the process group if it still runs, and sends nothing more of the channel.
+// the channel: it kills the process group if the process still runs, and sends nothing more of the
+// channel. A channel is over, without Close, after Failed, after Done, and after Exited and the
+// OutputEnd of each of its streams. What the host still says to a channel that is over is dropped.
+// A connection that ends closes its channels.
+//
+// A process with a terminal has one output, stream 1; InputEnd types the end-of-file character.
+// Input that nobody reads any more is dropped and its credit given back.
 //
 // The host treats every byte from the agent as guest-controlled: a FrameReader bounds the payload
 // before it is buffered, and decoding never trusts a count.
@@ -43,10 +49,13 @@ namespace hutch::protocol::agent {
 constexpr uint32_t kVersion = 1;
 constexpr uint32_t kMaxPayload = 64 * 1024;
 constexpr uint32_t kInitialCredit = 256 * 1024;
+// Operations at once on one connection; a request above it is answered with Failed (EAGAIN).
+constexpr uint32_t kMaxChannels = 1024;
 // vsock: the agent dials this port of the host (CID 2) when it is up; it is the only one that the
 // VMM answers.
 constexpr uint32_t kHostPort = 1024;
-// I/O port on which the agent, as PID 1, reports that it runs: it writes the byte kInitMark first of all.
+// I/O port on which the agent, as PID 1, reports that it runs: it writes the byte kInitMark first
+// of all.
 constexpr uint16_t kBootMarkPort = 0x2e0;
 constexpr uint8_t kInitMark = 1;
 
@@ -57,7 +66,7 @@ enum class FrameType : uint8_t {
   kInput = 3,     // payload: bytes for stdin, or of the file being written
   kInputEnd = 4,  // no payload
   kSignal = 5,    // to the process group
-  kResize = 6,
+  kResize = 6,    // without effect on a process that has no terminal
   kCredit = 7,
   kReadFile = 8,   // answered by Output stream 1 ..., then Done; or Failed
   kWriteFile = 9,  // answered by Started, then takes Input ..., InputEnd; then Done; or Failed
@@ -120,7 +129,7 @@ struct HelloReply {
 struct Spawn {
   std::vector<std::string> arguments;    // the program (looked up in PATH) and its arguments
   std::vector<std::string> environment;  // "NAME=value", on top of the user's default environment
-  std::string working_directory;         // empty: the user's home
+  std::string working_directory;         // empty: the user's home, "/" where that is missing
   std::string user;                      // name or number; empty: root
   bool terminal = false;                 // a PTY, all output is stream 1
   bool open_input = false;               // false: stdin is /dev/null
@@ -142,7 +151,7 @@ enum class FailureStage : uint8_t {
 struct Failed {
   FailureStage stage = FailureStage::kRequest;
   uint32_t error_number = 0;  // Linux errno, 0 when there is none
-  std::string message;
+  std::string message;        // for a person: what failed and why
 };
 
 struct Signal {
@@ -179,6 +188,7 @@ struct Exited {
   bool out_of_memory = false;  // the kernel killed a process of the group for memory
 };
 
+// Both act with the rights of `user` (as in Spawn); a relative path starts in that user's home.
 struct ReadFile {
   std::string path;
   std::string user;
@@ -189,7 +199,7 @@ struct ReadFile {
 struct WriteFile {
   std::string path;
   std::string user;
-  uint32_t mode = 0644;
+  uint32_t mode = 0644;  // of a file that is created, exactly
   bool append = false;
   bool create_new = false;  // fail when it exists
 };
@@ -221,6 +231,7 @@ std::vector<std::byte> encode(const Done& message);
 std::vector<std::byte> encode(const Shutdown& message);
 
 // Decodes a payload; an error says which field is out of its range. T is one of the messages above.
+// What it does not look at, such as a zero byte in a path, the agent answers with Failed.
 template <typename T>
 Result<T> decode(std::span<const std::byte> payload);
 
