@@ -4,12 +4,15 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <thread>
+#include <vector>
 
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/result.h"
 #include "base/sys.h"
+#include "base/token_bucket.h"
 #include "base/wire.h"
 
 namespace hutch {
@@ -82,13 +85,14 @@ TEST_CASE("a loop runs watches, timers and posted functions until it is stopped"
                             [&](uint32_t) {
                               event.drain();
                               events++;
+                              if (timers > 0) loop->stop();
                             })
                     .value();
   Watch cancelled = loop->after(std::chrono::milliseconds(1), [&](uint32_t) { timers += 100; });
   cancelled.reset();
   Watch timer = loop->after(std::chrono::milliseconds(2), [&](uint32_t) {
     timers++;
-    loop->stop();
+    if (events > 0) loop->stop();
   });
   std::thread other([&] { loop->post([&] { event.signal(); }); });
   REQUIRE(loop->run());
@@ -115,6 +119,79 @@ TEST_CASE("a watch that drops itself and its neighbour in a callback is safe") {
   REQUIRE(loop->run_once(0));
   REQUIRE(loop->run_once(0));
   CHECK(calls == 1);
+}
+
+TEST_CASE("a call on a running loop runs on its thread, after what was posted before") {
+  std::unique_ptr<Loop> loop = Loop::create().value();
+  std::thread::id loop_thread, call_thread, nested_thread;
+  int order = 0, posted_at = 0, called_at = 0;
+  std::atomic<bool> is_running{false};
+  loop->post([&] { is_running = true; });
+  std::thread runner([&] { REQUIRE(loop->run()); });
+  while (!is_running) std::this_thread::yield();
+  loop->post([&] {
+    loop_thread = std::this_thread::get_id();
+    posted_at = ++order;
+  });
+  loop->run_on_loop([&] {
+    call_thread = std::this_thread::get_id();
+    called_at = ++order;
+    loop->run_on_loop([&] { nested_thread = std::this_thread::get_id(); });
+  });
+  CHECK(call_thread == loop_thread);
+  CHECK(nested_thread == loop_thread);
+  CHECK(posted_at == 1);
+  CHECK(called_at == 2);
+  loop->stop();
+  runner.join();
+}
+
+TEST_CASE("a call on a loop that nobody runs runs at once, and not beside another") {
+  std::unique_ptr<Loop> loop = Loop::create().value();
+  int sum = 0;
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 3; i++) {
+    callers.emplace_back([&] {
+      for (int j = 0; j < 5'000; j++) loop->run_on_loop([&] { sum++; });
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  CHECK(sum == 15'000);
+}
+
+TEST_CASE("calls from other threads all return while a loop starts and ends") {
+  int sum = 0;
+  for (int i = 0; i < 200; i++) {
+    std::unique_ptr<Loop> loop = Loop::create().value();
+    std::vector<std::thread> callers;
+    for (int j = 0; j < 2; j++) {
+      callers.emplace_back([&] {
+        for (int k = 0; k < 50; k++) loop->run_on_loop([&] { sum++; });
+      });
+    }
+    std::thread runner([&] { REQUIRE(loop->run()); });
+    std::this_thread::yield();
+    loop->stop();
+    for (std::thread& caller : callers) caller.join();
+    runner.join();
+  }
+  CHECK(sum == 200 * 2 * 50);
+}
+
+TEST_CASE("a token bucket gives its capacity at once and its rate after that") {
+  constexpr uint64_t kSecond = 1'000'000'000;
+  TokenBucket bucket(100, 10);
+  CHECK(bucket.take(70, kSecond) == 70);
+  CHECK(bucket.take(70, kSecond) == 30);
+  CHECK(bucket.take(1, kSecond) == 0);
+  CHECK(bucket.until(1) > std::chrono::milliseconds(99));
+  CHECK(bucket.until(1) < std::chrono::milliseconds(101));
+  CHECK(bucket.until(1'000'000) < std::chrono::seconds(11));
+  // Fractions of a token are not lost to frequent looks.
+  for (uint64_t i = 1; i <= 1000; i++) bucket.available(kSecond + i * kSecond / 1000);
+  CHECK(bucket.available(2 * kSecond) == 10);
+  CHECK(bucket.available(UINT64_MAX) == 100);
+  CHECK(bucket.available(0) == 100);
 }
 
 TEST_CASE("a rate limit lets a burst through and counts the rest") {

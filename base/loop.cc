@@ -82,6 +82,60 @@ void Loop::post(std::function<void()> function) {
   wake_.signal();
 }
 
+void Loop::run_on_loop(const std::function<void()>& function) {
+  std::unique_lock lock(posted_mutex_);
+  const std::thread::id self = std::this_thread::get_id();
+  if (owner_ == self) {
+    lock.unlock();
+    function();
+    return;
+  }
+  changed_.wait(lock, [&] { return running_ || owner_ == std::thread::id(); });
+  if (running_) {
+    bool done = false;
+    waiting_calls_++;
+    posted_.push_back([&] {
+      function();
+      std::lock_guard done_lock(posted_mutex_);
+      waiting_calls_--;
+      done = true;
+      changed_.notify_all();
+    });
+    wake_.signal();
+    changed_.wait(lock, [&] { return done; });
+    return;
+  }
+  owner_ = self;
+  lock.unlock();
+  function();
+  lock.lock();
+  owner_ = std::thread::id();
+  changed_.notify_all();
+}
+
+// Makes this thread the owner; false when it is already.
+bool Loop::enter() {
+  std::unique_lock lock(posted_mutex_);
+  if (owner_ == std::this_thread::get_id()) return false;
+  changed_.wait(lock, [&] { return owner_ == std::thread::id(); });
+  owner_ = std::this_thread::get_id();
+  running_ = true;
+  return true;
+}
+
+// Nobody is left waiting for a loop that has ended.
+void Loop::leave() {
+  std::unique_lock lock(posted_mutex_);
+  running_ = false;
+  while (waiting_calls_ > 0) {
+    lock.unlock();
+    run_posted();
+    lock.lock();
+  }
+  owner_ = std::thread::id();
+  changed_.notify_all();
+}
+
 void Loop::stop() {
   stopping_.store(true, std::memory_order_release);
   wake_.signal();
@@ -121,7 +175,7 @@ void Loop::run_timers() {
   }
 }
 
-Result<void> Loop::run_once(int timeout_ms) {
+Result<void> Loop::step(int timeout_ms) {
   std::array<epoll_event, kEventsPerWait> events;
   int count = ::epoll_wait(epoll_.get(), events.data(), kEventsPerWait, next_timeout(timeout_ms));
   if (count < 0 && errno != EINTR) return fail_errno(errno, "waiting for events");
@@ -141,9 +195,19 @@ Result<void> Loop::run_once(int timeout_ms) {
   return {};
 }
 
+Result<void> Loop::run_once(int timeout_ms) {
+  bool entered = enter();
+  Result<void> result = step(timeout_ms);
+  if (entered) leave();
+  return result;
+}
+
 Result<void> Loop::run() {
-  while (!stopping_.load(std::memory_order_acquire)) TRY(run_once(-1));
-  return {};
+  bool entered = enter();
+  Result<void> result;
+  while (result && !stopping_.load(std::memory_order_acquire)) result = step(-1);
+  if (entered) leave();
+  return result;
 }
 
 }  // namespace hutch

@@ -5,10 +5,12 @@
 
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <unordered_map>
 #include <vector>
 
@@ -55,6 +57,11 @@ class Loop {
   Watch after(std::chrono::nanoseconds delay, Callback callback);
   // Runs `function` on the loop's thread, in order. Any thread.
   void post(std::function<void()> function);
+  // Runs `function` where it may touch what belongs to this loop, and returns when it has run:
+  // directly on the loop's thread; from another thread while the loop runs, on the loop's thread
+  // after what was posted before; while no thread runs the loop, on the caller's, with nobody
+  // else in the loop. Any thread, but never one that the loop's thread is waiting for.
+  void run_on_loop(const std::function<void()>& function);
 
   // Runs until stop(). Only one thread, always the same one.
   Result<void> run();
@@ -73,6 +80,9 @@ class Loop {
 
   Loop(Fd epoll, EventFd wake);
   void forget(uint64_t id);
+  bool enter();
+  void leave();
+  Result<void> step(int timeout_ms);
   int next_timeout(int timeout_ms) const;
   void run_posted();
   void run_timers();
@@ -83,7 +93,12 @@ class Loop {
   std::vector<uint64_t> timers_;
   uint64_t next_id_ = 1;
   std::mutex posted_mutex_;
-  std::vector<std::function<void()>> posted_;  // under posted_mutex_
+  std::condition_variable changed_;
+  // Under posted_mutex_:
+  std::vector<std::function<void()>> posted_;
+  std::thread::id owner_;     // the thread that may touch the loop's objects now; none: nobody does
+  bool running_ = false;      // the owner will run what is posted
+  size_t waiting_calls_ = 0;  // of run_on_loop, among posted_
   std::atomic<bool> stopping_{false};
 };
 
