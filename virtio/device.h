@@ -2,7 +2,7 @@
 //
 // A device is its traits, its configuration space, and queues that can be started and stopped.
 // Stopping returns the queue's progress, starting takes it: pause, snapshot and reset need nothing
-// more. A device knows neither KVM nor the transport: it gets a queue, a descriptor that becomes
+// more. A device knows neither KVM nor the transport: it gets a queue, an eventfd that becomes
 // readable when the driver has notified, and an interrupt to raise.
 #pragma once
 
@@ -12,7 +12,7 @@
 #include <span>
 #include <vector>
 
-#include "base/loop.h"
+#include "base/fd.h"
 #include "base/result.h"
 #include "bus/interrupt.h"
 #include "virtio/queue.h"
@@ -21,17 +21,18 @@ namespace hutch::virtio {
 
 struct DeviceTraits {
   uint32_t device_id = 0;             // virtio 1.2 section 5
-  uint64_t features = 0;              // offered, VERSION_1 and ring features included by transport
+  uint64_t features = 0;              // offered; the transport adds VERSION_1 and the ring features
   std::vector<uint16_t> queue_sizes;  // the largest size of each queue, powers of two
   uint32_t config_size = 0;           // bytes of configuration space
 };
 
-// What a running queue needs from the world. The references outlive the queue's run.
+// What a running queue needs from the world. The pointers outlive the queue's run.
 struct QueueResources {
-  Queue queue;         // owned by the device until stop_queue
-  int notify_fd = -1;  // eventfd that the driver's notification makes readable; the device drains
-  Interrupt* interrupt = nullptr;  // raise() after queue.should_interrupt(); sets ISR bit 0
-  // Tells the transport that the driver broke the queue: DEVICE_NEEDS_RESET, once. Any thread.
+  Queue queue;                      // owned by the device until stop_queue
+  const EventFd* notify = nullptr;  // the driver's notification makes it readable; device drains
+  Interrupt* interrupt = nullptr;   // raise() after queue.should_interrupt(); sets ISR bit 0
+  // Tells the transport that the driver broke the queue: DEVICE_NEEDS_RESET, once. Any thread;
+  // takes no lock.
   std::function<void(const Error&)> broken;
 };
 
@@ -51,7 +52,7 @@ class Device {
   virtual Result<void> start_queue(uint16_t index, QueueResources resources, uint64_t features) = 0;
   // Stops queue `index` and returns its progress; nothing when it was not running. Returns only
   // when no request is in flight, and the device touches the queue and its memory no more.
-  // Idempotent.
+  // Called on a vCPU thread under the transport's lock. Idempotent.
   virtual std::optional<QueueState> stop_queue(uint16_t index) = 0;
   // Back to the state of a new device; every queue has been stopped before.
   virtual void reset() = 0;

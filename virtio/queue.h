@@ -3,75 +3,48 @@
 // pop() walks a descriptor chain once, copies every descriptor before looking at it, and hands out
 // a Chain whose buffers are checked; the device never sees a ring. Everything read from the rings
 // is guest-controlled: a violation is an Error, after which the queue must be stopped and the
-// driver told (DEVICE_NEEDS_RESET). A Queue belongs to one thread.
+// driver told (DEVICE_NEEDS_RESET). What the device wrote into the used ring is never read back.
+//
+// Accepted beyond the letter of the specification: buffers of no bytes, which are skipped; indirect
+// tables of up to kMaxIndirectDescriptors entries, whatever the queue's size (Linux does that).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <vector>
 
 #include "base/result.h"
 #include "memory/guest_memory.h"
+#include "virtio/chain.h"
+#include "virtio/spec.h"
 
 namespace hutch::virtio {
+
+constexpr size_t kMaxIndirectDescriptors = 1024;
 
 // How far a queue has come; what stop_queue returns and start_queue takes.
 struct QueueState {
   uint16_t next_available = 0;  // index of the next available entry to take
   uint16_t next_used = 0;       // index of the next used entry to fill
+  bool operator==(const QueueState&) const = default;
 };
 
 // Where the driver put a queue. Addresses and size are guest-controlled until Queue::create
 // accepted them.
 struct QueueLayout {
-  uint16_t size = 0;  // entries, a power of two
+  uint32_t size = 0;  // entries, a power of two
   GuestAddress descriptors;
   GuestAddress available;
   GuestAddress used;
 };
 
-// One request: the checked buffers of one descriptor chain. Move-only; must be given back with
-// Queue::complete.
-class Chain {
- public:
-  Chain(Chain&& other) noexcept;
-  Chain& operator=(Chain&& other) noexcept;
-  ~Chain();
-
-  // Buffers the device reads, then those it writes, in the order of the chain. All lie in RAM.
-  std::span<const GuestRange> readable() const;
-  std::span<const GuestRange> writable() const;
-  uint64_t readable_size() const { return readable_size_; }  // bytes, below 4 GiB
-  uint64_t writable_size() const { return writable_size_; }
-
-  // Copies bytes out of the readable part starting `offset` bytes into it; returns how many there
-  // were, which is less than asked at its end.
-  Result<size_t> read(uint64_t offset, std::span<std::byte> bytes) const;
-  // Copies bytes into the writable part at `offset`; returns how many fitted.
-  Result<size_t> write(uint64_t offset, std::span<const std::byte> bytes) const;
-  // The kernel's view of `size` bytes of the readable or writable part from `offset`, for
-  // preadv/pwritev. Shorter than asked at the end of the part.
-  Result<std::vector<iovec>> readable_view(uint64_t offset, uint64_t size) const;
-  Result<std::vector<iovec>> writable_view(uint64_t offset, uint64_t size) const;
-
- private:
-  friend class Queue;
-  Chain(const GuestMemory& memory, uint16_t head) : memory_(&memory), head_(head) {}
-  const GuestMemory* memory_;
-  uint16_t head_;
-  bool outstanding_ = true;
-  std::vector<GuestRange> buffers_;
-  size_t readable_count_ = 0;
-  uint64_t readable_size_ = 0;
-  uint64_t writable_size_ = 0;
-};
-
+// Belongs to one thread at a time.
 class Queue {
  public:
   // Checks the layout: size a power of two up to `max_size`, alignments of section 2.7, all three
   // areas in RAM. `features` are the negotiated ones (EVENT_IDX and INDIRECT_DESC matter here).
+  // `memory` must outlive the queue.
   static Result<Queue> create(const GuestMemory& memory, const QueueLayout& layout,
                               uint16_t max_size, uint64_t features, QueueState state = {});
   Queue(Queue&&) = default;
@@ -79,10 +52,12 @@ class Queue {
 
   // The next request, or nothing when the driver has made none available. Errors: a broken ring.
   Result<std::optional<Chain>> pop();
-  // Puts the chain back un-served; the next pop() gives it again. Only the chain popped last.
+  // Puts the chain back un-served; the next pop() reads it again. Only the chain popped last.
   void undo_pop(Chain&& chain);
   // Gives a request back with the number of bytes written into its writable part (clamped to it).
-  Result<void> complete(Chain&& chain, uint32_t written);
+  Result<void> complete(Chain&& chain, uint64_t written);
+  // Drops a request unanswered, for a queue that will be stopped because it is broken.
+  void abandon(Chain&& chain);
   // Whether the driver wants an interrupt for what has been completed since the last call.
   Result<bool> should_interrupt();
   // Asks the driver to notify (again) and returns whether requests are already waiting, in which
@@ -92,19 +67,31 @@ class Queue {
   Result<void> disable_notification();
 
   QueueState state() const { return {next_available_, next_used_}; }
-  uint16_t size() const { return layout_.size; }
+  uint16_t size() const { return size_; }
+  // Chains popped and not given back; at most size().
+  uint16_t outstanding() const { return outstanding_; }
 
  private:
   Queue(const GuestMemory& memory, const QueueLayout& layout, uint64_t features, QueueState state);
+  struct Table {
+    GuestAddress start;
+    uint32_t count = 0;
+    bool indirect = false;
+  };
+  Result<void> walk(Chain& chain, Table table, uint32_t index) const;
+  Result<Table> indirect_table(const Table& holder, const spec::Descriptor& descriptor) const;
+  Result<void> append(Chain& chain, const spec::Descriptor& descriptor) const;
 
   const GuestMemory* memory_;
   QueueLayout layout_;
-  bool event_index_ = false;
-  bool indirect_ = false;
-  uint16_t next_available_ = 0;
-  uint16_t next_used_ = 0;
-  uint16_t signalled_used_ = 0;  // next_used_ at the last should_interrupt()
-  uint16_t outstanding_ = 0;     // chains popped and not completed; at most the queue's size
+  uint16_t size_;
+  bool event_index_;
+  bool indirect_;
+  uint16_t next_available_;
+  uint16_t next_used_;
+  uint16_t signalled_used_;          // next_used_ at the last should_interrupt()
+  uint16_t outstanding_ = 0;         // chains popped and not given back
+  std::vector<GuestRange> buffers_;  // of the chain given back last, to be used again
 };
 
 }  // namespace hutch::virtio
