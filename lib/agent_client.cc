@@ -195,11 +195,11 @@ Result<void> AgentClient::handle(Frame frame) {
       return handle_output(frame, channel);
     case FrameType::kOutputEnd:
       TRY(handle_output_end(frame, channel));
-      close_when_over(frame.channel);
+      forget_when_over(frame.channel);
       return {};
     case FrameType::kExited:
       TRY(handle_exited(frame, channel));
-      close_when_over(frame.channel);
+      forget_when_over(frame.channel);
       return {};
     case FrameType::kInputCredit:
       return handle_input_credit(frame, channel);
@@ -315,10 +315,10 @@ Result<void> AgentClient::handle_done(const Frame& frame, const Channel& channel
   return {};
 }
 
-void AgentClient::close_when_over(uint32_t number) {
-  Channel& channel = channels_.at(number);
-  if (channel.closed || !channel.exited) return;
-  if (channel.streams[0].ended && channel.streams[1].ended) close_channel(number, channel);
+void AgentClient::forget_when_over(uint32_t number) {
+  const Channel& channel = channels_.at(number);
+  if (channel.exited && channel.streams[0].ended && channel.streams[1].ended)
+    channels_.erase(number);
 }
 
 void AgentClient::close_channel(uint32_t number, Channel& channel) {

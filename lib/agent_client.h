@@ -83,7 +83,7 @@ class AgentClient {
   Result<void> handle_exited(const protocol::agent::Frame& frame, Channel& channel);
   Result<void> handle_input_credit(const protocol::agent::Frame& frame, Channel& channel);
   Result<void> handle_done(const protocol::agent::Frame& frame, const Channel& channel);
-  void close_when_over(uint32_t number);
+  void forget_when_over(uint32_t number);
   void close_channel(uint32_t number, Channel& channel);
   void forget_closed_before(uint32_t number);
 

@@ -1,0 +1,48 @@
+// The verbs and what they are asked: one description each, from which --help, the manual pages and
+// the completion are made.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace hutch::cli {
+
+// The program's description. A verb sets `action` when it is chosen; the exit code is its result.
+struct Program {
+  CLI::App app;
+  std::function<int()> action;
+  bool json = false;               // errors as JSON
+  uint64_t start_ns = 0;           // of CLOCK_MONOTONIC, when the program began
+  std::vector<std::string> words;  // the command line as given, without the program's name
+  bool has_dashes = false;         // it holds `--`
+  std::vector<std::string> behind_dashes;
+};
+
+// Adds all verbs.
+void describe(Program& program);
+
+// Each adds one verb.
+void add_run(Program& program);
+void add_doctor(Program& program);
+void add_machine(Program& program);
+void add_version(Program& program);
+void add_completion(Program& program);
+void add_man(Program& program);
+
+// Lets the verb's first word that is no option, or what is behind `--`, begin a command of its own.
+void take_command(CLI::App& verb);
+std::vector<std::string> taken_command(const Program& program, const CLI::App& verb);
+
+// Turns an exception of values.h into CLI11's usage error.
+template <typename Function>
+auto checked(const std::string& option, Function function) {
+  try {
+    return function();
+  } catch (const std::invalid_argument& error) {
+    throw CLI::ValidationError(option, error.what());
+  }
+}
+
+}  // namespace hutch::cli

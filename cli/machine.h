@@ -1,0 +1,57 @@
+// The emulated machine: a Linux host with a working KVM, emulated in software by QEMU, that stands
+// in where the real host's KVM cannot run guests.
+//
+// Its state lies in the runtime folder under `machine/`: the QEMU process and when it began (so
+// that a recycled process id is never taken for it), the port of its agent on 127.0.0.1, the random
+// token that the agent asks for, and its console. The machine sees the host's file system at the
+// same paths over 9p.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "cli/handles.h"
+
+namespace hutch::cli {
+
+struct MachineSize {
+  uint64_t memory = 4ull << 30;  // bytes
+  uint32_t cpus = 0;             // 0: as many as the host has, at most 4
+};
+
+struct MachineStatus {
+  enum class State { kAbsent, kRunning, kDead } state = State::kAbsent;
+  pid_t process_id = 0;
+  uint16_t port = 0;
+  uint64_t memory = 0;
+  uint32_t cpus = 0;
+  std::string folder;
+};
+
+MachineStatus machine_status();
+// Starts it, or finds it started: idempotent, and safe when several do it at a time. Shows progress
+// on standard error. Throws a Failure with the end of the console when it does not come up.
+void start_machine(const MachineSize& size, std::chrono::nanoseconds timeout);
+// Lets it power itself off, then ends it by force. False: it was not running.
+bool stop_machine();
+// Stops it and removes its state. False: there was none.
+bool remove_machine();
+// A connection to its agent. Throws a Failure, with the end of its console, when it has died.
+AgentHandle connect_to_machine();
+
+// Runs a command in the running machine with the standard streams, signals, working directory and
+// environment of this process; the exit code to pass on.
+int execute_in_machine(const std::vector<std::string>& arguments, bool terminal, bool input,
+                       const std::vector<std::string>& extra_environment = {});
+
+// `hutch WORDS...` in the machine, started when needed; says so in one line that gives `reason`.
+int run_in_machine(const std::vector<std::string>& words, bool terminal, bool input, bool json,
+                   const std::string& reason);
+
+}  // namespace hutch::cli

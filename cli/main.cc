@@ -1,0 +1,82 @@
+// hutch: the command line. Each verb describes and does itself in a file of its own.
+#include <fmt/format.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "base/sys.h"
+#include "cli/arguments.h"
+#include "cli/failure.h"
+
+namespace hutch::cli {
+
+void describe(Program& program) {
+  CLI::App& app = program.app;
+  app.name("hutch");
+  app.description("Run programs in a Linux machine of their own.");
+  app.footer(R"(Examples:
+  hutch run -- python3 -c 'print(6*7)'
+  hutch run                        a shell in a fresh machine
+  hutch doctor                     is this host ready?
+  hutch VERB --help                more examples
+
+Environment:
+  HUTCH_SHARE      folder with kernel, initramfs and images
+  HUTCH_SCRATCH    folder for the writable layers of machines (default TMPDIR or /var/tmp)
+
+Manual pages: hutch(1), hutch-run(1), hutch-doctor(1), hutch-machine(1))");
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(30);
+  add_run(program);
+
+  add_version(program);
+}
+
+void take_command(CLI::App& verb) {
+  verb.prefix_command();
+}
+
+std::vector<std::string> taken_command(const Program& program, const CLI::App& verb) {
+  std::vector<std::string> words = verb.remaining();
+  // `hutch run git log -- FILE`: the first word began the command, so the dashes are its own.
+  if (!words.empty() && program.has_dashes) words.push_back("--");
+  words.insert(words.end(), program.behind_dashes.begin(), program.behind_dashes.end());
+  return words;
+}
+
+int run(int count, char** words, uint64_t start_ns) {
+  Program program;
+  program.start_ns = start_ns;
+  program.words.assign(words + 1, words + count);
+  // What is behind the dashes is never ours to look at.
+  auto dashes = std::find(program.words.begin(), program.words.end(), "--");
+  program.has_dashes = dashes != program.words.end();
+  if (program.has_dashes) program.behind_dashes.assign(dashes + 1, program.words.end());
+  // An error in the arguments themselves is to be JSON too.
+  program.json = std::find(program.words.begin(), dashes, "--json") != dashes;
+  try {
+    describe(program);
+    program.app.parse(count - static_cast<int>(program.words.end() - dashes), words);
+    return program.action();
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return program.app.exit(error);
+    Failure(kExitUsage, "usage", error.what(), "see: hutch --help, or hutch VERB --help")
+        .print(program.json);
+    return kExitUsage;
+  } catch (const Failure& failure) {
+    failure.print(program.json);
+    return failure.exit_code();
+  } catch (const std::exception& error) {
+    Failure("internal", error.what()).print(program.json);
+    return kExitFailure;
+  }
+}
+
+}  // namespace hutch::cli
+
+int main(int count, char** words) {
+  uint64_t start_ns = hutch::monotonic_ns();
+  return hutch::cli::run(count, words, start_ns);
+}
