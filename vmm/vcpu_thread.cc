@@ -70,7 +70,9 @@ void VcpuThread::join() {
 }
 
 void* VcpuThread::entry(void* self) {
-  static_cast<VcpuThread*>(self)->run();
+  auto* thread = static_cast<VcpuThread*>(self);
+  thread->run();
+  thread->environment_.on_thread_end();
   return nullptr;
 }
 

@@ -37,6 +37,8 @@ struct VcpuEnvironment {
   std::function<void()> on_first_exit;
   // The guest cannot go on. Any vCPU thread; more than one may call.
   std::function<void(Ending)> on_end;
+  // The thread has left its loop, for whatever reason, and touches nothing any more. Last call.
+  std::function<void()> on_thread_end;
 };
 
 class VcpuThread {

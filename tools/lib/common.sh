@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Shell functions shared by tools/dev and the build scripts of kernel-config/ and images/.
 # Sourced, never executed; the sourcing script has set `set -euo pipefail`.
 #
@@ -90,6 +91,7 @@ debian_packages() {
 
 # The base address of the Debian mirror in this machine's own apt configuration.
 debian_mirror() {
+  # shellcheck disable=SC2016 # fields of apt, not of the shell
   apt-get indextargets --format '$(SITE) $(RELEASE) $(CREATED_BY)' |
     awk '($2 == "bookworm" || $2 == "trixie") && $3 == "Packages" { print $1; exit }'
 }

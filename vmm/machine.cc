@@ -1,0 +1,306 @@
+#include "vmm/machine.h"
+
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <array>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "boot/kernel.h"
+#include "boot/layout.h"
+#include "boot/x86_params.h"
+#include "protocol/agent.h"
+#include "virtio/spec.h"
+#include "vmm/seccomp.h"
+#include "vmm/vcpu_setup.h"
+
+namespace hutch::vmm {
+namespace {
+
+using protocol::vmm::Description;
+using protocol::vmm::EndReason;
+using protocol::vmm::MarkKind;
+
+constexpr size_t kConsoleTailLines = 12;
+
+// A kernel that calls itself ours gets a device tree; the others would not read it.
+bool uses_device_tree(Description description, const boot::LoadedKernel& kernel) {
+  if (description == Description::kAuto) return kernel.takes_device_tree;
+  return description == Description::kDeviceTree;
+}
+
+template <size_t kSize>
+Result<std::vector<std::byte>> random_bytes() {
+  std::vector<std::byte> bytes(kSize);
+  if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()))
+    return fail_errno(errno, "reading random bytes");
+  return bytes;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Machine>> Machine::create(protocol::vmm::Start start, Loop& loop,
+                                                 MachineListener& listener) {
+  StartSteps steps;
+  std::vector<GuestRange> ranges = boot::memory_ranges(start.memory);
+  GuestMemory memory = TRY(GuestMemory::create(ranges));
+  kvm::Kvm kvm = TRY(kvm::Kvm::create(std::move(start.kvm)));
+  steps.done("memory");
+  kvm::Vm vm = TRY(kvm::Vm::create(kvm));
+  steps.done("create_vm");
+
+  std::unique_ptr<Machine> self(
+      new Machine(std::move(memory), std::move(kvm), std::move(vm), loop, listener));
+  self->steps_ = std::move(steps);
+  // Memory first: a slot that follows the interrupt controllers waits for a grace period.
+  uint32_t slot = 0;
+  for (const GuestMemory::Region& region : self->memory_.regions()) {
+    TRY(self->vm_.set_memory_slot(slot++, region));
+    if (slot == 1) self->steps_.done("first_memory_slot");
+  }
+  TRY(self->vm_.set_identity_map_address(boot::kIdentityMap));
+  TRY(self->vm_.set_tss_address(boot::kTaskStateSegment));
+  TRY(self->vm_.create_interrupt_controllers());
+  if (start.pit) TRY(self->vm_.create_pit());
+  self->steps_.done("interrupt_controllers");
+  TRY(self->create_vcpus(start.cpus));
+  self->steps_.done("vcpus");
+  TRY(self->add_platform_devices(start));
+  TRY(self->add_virtio_devices(start));
+  self->steps_.done("devices");
+  TRY(self->load(start));
+  self->steps_.done("load");
+  for (uint32_t index = 0; index < start.cpus; index++)
+    self->threads_.push_back(
+        TRY(VcpuThread::start(std::move(self->vcpus_[index]), index, self->environment_)));
+  self->vcpus_.clear();
+  self->steps_.done("threads");
+  return self;
+}
+
+Machine::Machine(GuestMemory memory, kvm::Kvm kvm, kvm::Vm vm, Loop& loop,
+                 MachineListener& listener)
+    : loop_(loop),
+      listener_(listener),
+      memory_(std::move(memory)),
+      kvm_(std::move(kvm)),
+      vm_(std::move(vm)),
+      environment_{
+          .memory = memory_,
+          .ports = ports_,
+          .mmio = mmio_,
+          .narrow = [] { return install_seccomp(ThreadKind::kVcpu); },
+          .on_first_run = [this] { post_mark(MarkKind::kFirstRun); },
+          .on_first_exit = [this] { post_mark(MarkKind::kKernel); },
+          .on_end = [this](Ending ending) { loop_.post([this, ending] { stop(ending); }); },
+          .on_thread_end = [this] { loop_.post([this] { on_vcpu_ended(); }); },
+      } {}
+
+Machine::~Machine() = default;
+
+Result<void> Machine::create_vcpus(uint32_t count) {
+  std::vector<kvm_cpuid_entry2> cpuid = TRY(machine_cpuid(kvm_, count));
+  for (uint32_t index = 0; index < count; index++) {
+    kvm::Vcpu vcpu = TRY(kvm::Vcpu::create(kvm_, vm_, index));
+    TRY(set_up_vcpu(vcpu, cpuid, index, count));
+    // Old hosts do not count; the report is then shorter.
+    if (Result<void> opened = vcpu.open_statistics(); !opened)
+      log_debug("{}", opened.error().text());
+    vcpus_.push_back(std::move(vcpu));
+  }
+  parts_.cpus = count;
+  return {};
+}
+
+Result<void> Machine::load(protocol::vmm::Start& start) {
+  uint64_t low_end = boot::generation_id_page(start.memory).value();
+  uint64_t high_start = boot::kHighMemoryStart.value();
+  GuestRange window{boot::kHighMemoryStart, low_end - high_start};
+  boot::LoadedKernel kernel =
+      TRY_CONTEXT("loading the kernel", boot::load_kernel(memory_, start.kernel.get(), window));
+
+  boot::BootInput input;
+  input.memory_size = start.memory;
+  input.command_line = start.command_line;
+  if (start.initramfs) {
+    uint64_t kernel_end = (kernel.end.value() + boot::kPageSize - 1) & ~(boot::kPageSize - 1);
+    if (kernel_end > low_end) return fail("the kernel fills all of the memory");
+    GuestRange rest{GuestAddress(kernel_end), low_end - kernel_end};
+    input.initramfs = TRY_CONTEXT("loading the initramfs",
+                                  boot::load_initramfs(memory_, start.initramfs.get(), rest));
+  }
+  input.random_seed = TRY(random_bytes<64>());
+  std::vector<std::byte> generation = TRY(random_bytes<16>());
+  TRY(memory_.write_bytes(parts_.generation_id, generation));
+
+  kvm::Vcpu& first = vcpus_.front();
+  if (uses_device_tree(start.description, kernel)) {
+    input.device_tree = TRY(boot::device_tree(parts_));
+    return set_entry(first, TRY(boot::prepare_linux64(memory_, kernel, input)));
+  }
+  TRY(boot::write_mp_table(memory_, parts_));
+  for (kvm::Vcpu& vcpu : vcpus_) TRY(set_virtual_wire(vcpu));
+  input.command_line += boot::virtio_command_line(parts_);
+  // A PVH kernel takes its setup from the start information alone; a bzImage brings a header.
+  return set_entry(first, kernel.pvh_entry ? TRY(boot::prepare_pvh(memory_, kernel, input))
+                                           : TRY(boot::prepare_linux64(memory_, kernel, input)));
+}
+
+Result<std::unique_ptr<Machine::InterruptLine>> Machine::add_interrupt(uint32_t pin) {
+  auto line = std::make_unique<InterruptLine>(TRY(EventFd::create()));
+  TRY(vm_.add_irqfd(pin, line->fd()));
+  return line;
+}
+
+Result<void> Machine::add_platform_devices(protocol::vmm::Start& start) {
+  parts_.generation_id = boot::generation_id_page(start.memory);
+  if (start.console_output) console_.pass_on_to(std::move(start.console_output));
+  serial_line_ = TRY(add_interrupt(boot::kSerialInterrupt));
+  serial_ = std::make_unique<Serial>(
+      *serial_line_, console_, [this] { loop_.post([this] { feed_console_input(); }); });
+
+  // The serial port is one device at two places: kernels with a device tree cannot use ports.
+  TRY(ports_.add(boot::kSerialPort, Serial::kSize, *serial_));
+  TRY(mmio_.add(boot::kSerialMmio.value(), Serial::kSize, *serial_));
+  TRY(ports_.add(KeyboardController::kPort, KeyboardController::kSize, keyboard_controller_));
+  TRY(ports_.add(protocol::agent::kBootMarkPort, BootMark::kSize, boot_mark_));
+  TRY(mmio_.add(boot::kPowerMmio.value(), PowerRegister::kSize, power_register_));
+  TRY(mmio_.add(boot::kPanicMmio.value(), PanicNotifier::kSize, panic_notifier_));
+  console_input_ = std::move(start.console_input);
+  return watch_console_input();
+}
+
+Result<void> Machine::watch_console_input() {
+  if (!console_input_) return {};
+  TRY(set_nonblocking(console_input_.get()));
+  console_watch_ =
+      TRY(loop_.watch(console_input_.get(), EPOLLIN, [this](uint32_t) { read_console_input(); }));
+  return {};
+}
+
+void Machine::read_console_input() {
+  std::array<uint8_t, 1024> bytes;
+  ssize_t count = ::read(console_input_.get(), bytes.data(), bytes.size());
+  if (count > 0) {
+    waiting_input_.assign(bytes.begin(), bytes.begin() + count);
+    feed_console_input();
+  } else if (count == 0 || (errno != EAGAIN && errno != EINTR)) {
+    console_watch_.reset();
+  }
+}
+
+void Machine::feed_console_input() {
+  if (!console_watch_.is_active()) return;
+  size_t taken = serial_->receive(waiting_input_);
+  waiting_input_.erase(waiting_input_.begin(), waiting_input_.begin() + static_cast<ptrdiff_t>(taken));
+  // Reads no more than the guest takes; the rest waits where it comes from.
+  Result<void> modified =
+      loop_.modify(console_watch_, waiting_input_.empty() ? uint32_t{EPOLLIN} : 0u);
+  if (!modified) log_error("console input: {}", modified.error().text());
+}
+
+Result<void> Machine::add_virtio_devices(protocol::vmm::Start&) {
+  TRY(add_virtio("rng", std::make_unique<virtio::Rng>(loop_)));
+  return {};
+}
+
+Result<void> Machine::add_virtio(const char* name, std::unique_ptr<virtio::Device> device) {
+  size_t index = virtio_.size();
+  if (index >= boot::kVirtioInterrupts.size()) return fail("too many devices");
+  GuestAddress address = *boot::kVirtioMmio.offset(index * boot::kMmioSlotSize);
+  uint32_t pin = boot::kVirtioInterrupts[index];
+  VirtioDevice entry;
+  entry.line = TRY(add_interrupt(pin));
+  entry.device = std::move(device);
+  entry.transport = TRY(virtio::MmioTransport::create(name, memory_, *entry.device, *entry.line));
+  uint32_t queue = 0;
+  for (const EventFd& event : entry.transport->notify_events())
+    TRY(vm_.add_ioeventfd(*address.offset(virtio::spec::kRegisterQueueNotify), queue++,
+                          event.get()));
+  TRY(mmio_.add(address.value(), virtio::MmioTransport::kSize, *entry.transport));
+  parts_.virtio.push_back({address, pin});
+  virtio_.push_back(std::move(entry));
+  return {};
+}
+
+Result<void> Machine::release() {
+  if (block_thread_) TRY(block_thread_->check_narrow());
+  running_threads_ = threads_.size();
+  steps_.done("watch");
+  TRY(install_seccomp(ThreadKind::kMain));
+  for (auto& thread : threads_) thread->release();
+  return {};
+}
+
+void Machine::stop(Ending ending) {
+  if (is_stopping_) return;
+  is_stopping_ = true;
+  ending_ = std::move(ending);
+  // Their ends are posted; a vCPU may be waiting for this loop just now.
+  for (auto& thread : threads_) thread->request_stop();
+}
+
+void Machine::on_vcpu_ended() {
+  if (--running_threads_ > 0) return;
+  for (auto& thread : threads_) thread->join();
+  listener_.on_stopped(ending_);
+}
+
+Result<void> Machine::connect(uint32_t guest_port, Fd stream) {
+  (void)guest_port; (void)stream; return {};
+}
+
+void Machine::post_mark(MarkKind kind) {
+  loop_.post([this, mark = protocol::vmm::Mark{kind, monotonic_ns()}] { listener_.on_mark(mark); });
+}
+
+void Machine::mark(uint8_t value) {
+  if (value != protocol::agent::kInitMark) return;
+  std::vector<protocol::vmm::Counter> counters;
+  for (const auto& thread : threads_) thread->counters().add_to(counters, "user_exits_until_init");
+  loop_.post([this, counters = std::move(counters)] { counters_at_init_ = counters; });
+  post_mark(MarkKind::kInit);
+}
+
+void Machine::power_off() {
+  loop_.post([this] { stop({EndReason::kPowerOff, "the guest powered itself off", {}}); });
+}
+
+void Machine::reset() {
+  loop_.post([this] {
+    // A kernel without the panic device restarts after a panic; its last words tell.
+    if (console_tail().find("Kernel panic - not syncing") != std::string::npos)
+      stop({EndReason::kPanic, "the guest kernel panicked", {}});
+    else
+      stop({EndReason::kReset, "the guest restarted itself", {}});
+  });
+}
+
+void Machine::panic(bool crash_kernel) {
+  if (crash_kernel) return;
+  loop_.post([this] { stop({EndReason::kPanic, "the guest kernel panicked", {}}); });
+}
+
+protocol::vmm::Report Machine::report() const {
+  protocol::vmm::Report report;
+  report.counters = counters_at_init_;
+  for (const auto& thread : threads_) {
+    thread->counters().add_to(report.counters, "user_exits");
+    Result<std::vector<kvm::Statistic>> statistics = thread->vcpu().statistics();
+    if (!statistics) continue;  // a host without statistics
+    for (const kvm::Statistic& statistic : *statistics)
+      if (statistic.name.ends_with("exits") || statistic.name.starts_with("pf_"))
+        add_counter(report.counters, "kernel_exits/" + statistic.name, statistic.value);
+  }
+  if (Result<uint64_t> resident = memory_.resident_bytes())
+    add_counter(report.counters, "pages_touched", *resident / boot::kPageSize);
+  steps_.add_to(report.counters);
+  return report;
+}
+
+std::string Machine::console_tail() const {
+  return console_.tail(kConsoleTailLines);
+}
+
+}  // namespace hutch::vmm
