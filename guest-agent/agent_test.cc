@@ -1,9 +1,12 @@
 // Drives the real program over a socket, as the host does. Runs as root and as an ordinary user;
 // where the two differ, the test says what each must see.
+#include <arpa/inet.h>
 #include <doctest/doctest.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
@@ -878,6 +881,143 @@ TEST_CASE("a shutdown ends the agent outside of a machine of its own") {
   client.send_message(FrameType::kShutdown, 0, Shutdown{ShutdownKind::kPowerOff});
   CHECK(client.wait_for_hang_up());
   CHECK(client.hang_up() == 0);
+}
+
+// The program in the way it runs in the emulated machine.
+class Listening {
+ public:
+  explicit Listening(const std::string& address) {
+    write_file(folder_ / "token", "correct horse\n", 0600);
+    std::string program = agent_program();
+    std::string token_file = folder_ / "token";
+    int ends[2];
+    REQUIRE(::pipe2(ends, O_CLOEXEC) == 0);
+    Fd reader(ends[0]), writer(ends[1]);
+    process_ = ::fork();
+    REQUIRE(process_ >= 0);
+    if (process_ == 0) {
+      ::dup2(writer.get(), STDOUT_FILENO);
+      // What it says about strangers is not the test's business.
+      ::dup2(open_file("/dev/null", O_WRONLY).value().get(), STDERR_FILENO);
+      ::execl(program.c_str(), "hutch-agent", "--listen", address.c_str(), "--token-file",
+              token_file.c_str(), nullptr);
+      ::_exit(97);
+    }
+    writer.reset();
+    std::string line;
+    char byte;
+    while (::read(reader.get(), &byte, 1) == 1 && byte != '\n') line += byte;
+    constexpr std::string_view kReady = "hutch-agent: listening on port ";
+    REQUIRE(line.starts_with(kReady));
+    port_ = static_cast<uint16_t>(parse_int(std::string_view(line).substr(kReady.size())));
+  }
+  ~Listening() {
+    if (process_ > 0) {
+      ::kill(process_, SIGKILL);
+      ::waitpid(process_, nullptr, 0);
+    }
+  }
+  std::unique_ptr<TestClient> connect() const {
+    Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port_);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    REQUIRE(::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+    return TestClient::on_socket(std::move(socket));
+  }
+  // Waits for it to end by itself.
+  int wait() {
+    int status = -1;
+    CHECK(eventually([&] { return ::waitpid(process_, &status, WNOHANG) == process_; }));
+    process_ = -1;
+    return status;
+  }
+
+ private:
+  Folder folder_;
+  pid_t process_ = -1;
+  uint16_t port_ = 0;
+};
+
+TEST_CASE("who listens serves several hosts at once, and only those who know the token") {
+  Listening agent("127.0.0.1:0");
+  for (const char* token : {"", "correct hors", "correct horse!", "Correct horse"}) {
+    INFO(token);
+    auto stranger = agent.connect();
+    stranger->send_message(FrameType::kHello, 0, Hello{.token = token});
+    CHECK(stranger->wait_for_hang_up());
+  }
+  auto first = agent.connect();
+  auto second = agent.connect();
+  first->greet({.token = "correct horse"});
+  second->greet({.token = "correct horse"});
+  uint32_t slow = first->shell("sleep 1000");
+  CHECK(second->run_shell("exit 5").exited->value == 5);
+  // The same numbers on two connections are two channels.
+  CHECK(slow == 1);
+  first->send_message(FrameType::kSignal, slow, Signal{SIGTERM});
+  CHECK(first->wait_for_end(slow).exited->value == SIGTERM);
+
+  // One that goes takes its own processes along and nothing else.
+  uint32_t channel = first->shell("echo $$; exec sleep 1000");
+  REQUIRE(first->wait([&] { return !(*first)[channel].output[1].empty(); }));
+  pid_t sleeper = parse_int((*first)[channel].output[1]);
+  first.reset();
+  CHECK(eventually([&] { return !is_there(sleeper); }));
+  CHECK(second->run_shell("exit 5").exited->value == 5);
+
+  second->send_message(FrameType::kShutdown, 0, Shutdown{ShutdownKind::kPowerOff});
+  CHECK(WEXITSTATUS(agent.wait()) == 0);
+}
+
+TEST_CASE("strangers cannot lock the host out") {
+  Listening agent("127.0.0.1:0");
+  auto friendly = agent.connect();
+  friendly->greet({.token = "correct horse"});
+  std::vector<std::unique_ptr<TestClient>> strangers;
+  for (int i = 0; i < 100; i++) strangers.push_back(agent.connect());
+  auto other = agent.connect();
+  other->greet({.token = "correct horse"});
+  CHECK(other->run_shell("exit 5").exited->value == 5);
+  CHECK(friendly->run_shell("exit 6").exited->value == 6);
+}
+
+TEST_CASE("the command line is checked") {
+  auto run = [](std::vector<std::string> words) {
+    std::string program = agent_program();
+    words.insert(words.begin(), "hutch-agent");
+    pid_t process = ::fork();
+    REQUIRE(process >= 0);
+    if (process == 0) {
+      ::dup2(open_file("/dev/null", O_WRONLY).value().get(), STDERR_FILENO);
+      std::vector<char*> arguments;
+      for (std::string& word : words) arguments.push_back(word.data());
+      arguments.push_back(nullptr);
+      ::execv(program.c_str(), arguments.data());
+      ::_exit(97);
+    }
+    int status = -1;
+    CHECK(::waitpid(process, &status, 0) == process);
+    return WEXITSTATUS(status);
+  };
+  Folder folder;
+  write_file(folder / "empty", "\n");
+  write_file(folder / "token", "x");
+  CHECK(run({}) == 2);
+  CHECK(run({"--help"}) == 2);
+  CHECK(run({"--descriptor", "x"}) == 2);
+  CHECK(run({"--descriptor", "-1"}) == 2);
+  CHECK(run({"--descriptor", "3", "--listen", "127.0.0.1:0", "--token-file", "x"}) == 2);
+  CHECK(run({"--listen", "127.0.0.1:0"}) == 2);  // never without a token
+  CHECK(run({"--descriptor", "77"}) == 1);       // not open
+  CHECK(run({"--listen", "127.0.0.1:0", "--token-file", folder / "missing"}) == 1);
+  CHECK(run({"--listen", "127.0.0.1:0", "--token-file", folder / "empty"}) == 1);
+  for (const char* address : {"127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536",
+                              "localhost:1", ":1", "[::1:1", "300.0.0.1:1"}) {
+    INFO(address);
+    CHECK(run({"--listen", address, "--token-file", folder / "token"}) == 1);
+  }
 }
 
 }  // namespace

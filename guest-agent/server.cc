@@ -83,6 +83,15 @@ Result<Fd> listen_on(const std::string& address) {
   return listener;
 }
 
+Result<uint16_t> port_of(const Fd& listener) {
+  // Both families have the port at the same place.
+  sockaddr_in6 address{};
+  socklen_t size = sizeof address;
+  if (::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size) < 0)
+    return fail_errno(errno, "asking for the port of a socket");
+  return ntohs(address.sin6_port);
+}
+
 Result<std::unique_ptr<Server>> Server::create(SessionOptions options,
                                                const std::string& cgroup_mount) {
   std::unique_ptr<Server> server(new Server(std::move(options)));

@@ -13,6 +13,8 @@ namespace hutch::agent {
 Result<Fd> dial_host();
 // Listens on `address`, "IPv4:PORT" or "[IPv6]:PORT"; port 0 lets the kernel choose.
 Result<Fd> listen_on(const std::string& address);
+// The port that a listening socket got.
+Result<uint16_t> port_of(const Fd& listener);
 
 class Server {
  public:
