@@ -66,8 +66,8 @@ void Vsock::reset() {
 
 // --- The host's side ---------------------------------------------------------------------------
 
-void Vsock::offer(uint32_t host_port, Fd stream) {
-  offers_[host_port] = std::move(stream);
+void Vsock::offer(uint32_t host_port, Fd stream, std::function<void()> opened) {
+  offers_[host_port] = {std::move(stream), std::move(opened)};
 }
 
 Result<void> Vsock::connect(uint32_t guest_port, Fd stream) {
@@ -161,14 +161,16 @@ void Vsock::open(const Packet& packet) {
     reply_reset(packet);
     return;
   }
-  Fd stream = std::move(offer->second);
+  Offer taken = std::move(offer->second);
   offers_.erase(offer);
-  if (Result<void> added = add(key, Connection::accepted(packet), std::move(stream)); !added) {
+  if (Result<void> added = add(key, Connection::accepted(packet), std::move(taken.stream));
+      !added) {
     log_error("{}", added.error().text());
     reply_reset(packet);
     return;
   }
   enqueue(key, *links_.at(key));
+  if (taken.opened) taken.opened();
 }
 
 void Vsock::reply_reset(const Packet& packet) {

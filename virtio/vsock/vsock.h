@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -40,8 +41,9 @@ class Vsock final : public Device {
 
   // Lets the guest connect to `host_port` once; `stream`, a connected Unix stream socket, is the
   // other end. It is closed when the connection ends. Survives resets of the device until then.
-  // On the loop's thread.
-  void offer(uint32_t host_port, Fd stream);
+  // `opened` is called on the loop's thread when the guest has taken the offer. On the loop's
+  // thread.
+  void offer(uint32_t host_port, Fd stream, std::function<void()> opened = nullptr);
   // Connects to `guest_port`; `stream` becomes the other end when the guest accepts and is closed
   // when it refuses, does not answer in kConnectTimeout, or resets the device. On the loop's
   // thread. Errors: too many connections, no descriptors left.
@@ -110,7 +112,11 @@ class Vsock final : public Device {
 
   Loop& loop_;
   const uint64_t guest_cid_;
-  std::map<uint32_t, Fd> offers_;  // by host port
+  struct Offer {
+    Fd stream;
+    std::function<void()> opened;
+  };
+  std::map<uint32_t, Offer> offers_;  // by host port
   std::unordered_map<Key, std::unique_ptr<Link>, KeyHash> links_;
   std::deque<Key> ready_;  // links that may have something for the guest
   std::deque<Stray> strays_;
