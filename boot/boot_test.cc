@@ -325,8 +325,16 @@ TEST_CASE("the device tree lists CPUs, interrupt controllers and virtio devices 
   int second = fdt_node_offset_by_compatible(tree, first, "virtio,mmio");
   CHECK(std::string(fdt_get_name(tree, second, nullptr)) == "virtio@d0011000");
   for (const char* compatible : {"intel,ce4100-ioapic", "intel,ce4100-lapic", "microsoft,vmgenid",
-                                 "qemu,pvpanic-mmio", "syscon-poweroff", "ns16550a"})
+                                 "qemu,pvpanic-mmio", "syscon-poweroff"})
     CHECK(fdt_node_offset_by_compatible(tree, -1, compatible) > 0);
+  CHECK(fdt_node_offset_by_compatible(tree, -1, "ns16550a") == -FDT_ERR_NOTFOUND);
+}
+
+TEST_CASE("the serial port is in the tree only when there is a console") {
+  MachineParts parts = example_parts();
+  parts.has_console = true;
+  std::vector<std::byte> bytes = device_tree(parts).value();
+  CHECK(fdt_node_offset_by_compatible(bytes.data(), -1, "ns16550a") > 0);
 }
 
 TEST_CASE("the MP table adds up to zero and is found through its floating pointer") {

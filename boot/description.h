@@ -21,6 +21,9 @@ struct VirtioSlot {
 
 struct MachineParts {
   uint32_t cpus = 1;  // local APIC ids 0 .. cpus - 1
+  // Whether the kernel should drive the serial port. Its driver costs the boot dozens of exits; the
+  // early console writes to the port without being told of it.
+  bool has_console = false;
   GuestAddress generation_id;
   std::vector<VirtioSlot> virtio;
 };

@@ -97,14 +97,16 @@ void write_interrupt_controllers(TreeWriter& tree) {
   tree.end();
 }
 
-void write_platform_devices(TreeWriter& tree, GuestAddress generation_id) {
+void write_serial(TreeWriter& tree) {
   tree.begin(node_name("serial", kSerialMmio));
   tree.text("compatible", "ns16550a");
   tree.registers(kSerialMmio, 8);
   tree.cells("clock-frequency", {1843200});
   tree.interrupt(kSerialInterrupt);
   tree.end();
+}
 
+void write_platform_devices(TreeWriter& tree, GuestAddress generation_id) {
   tree.begin(node_name("vmgenid", generation_id));
   tree.text("compatible", "microsoft,vmgenid");
   tree.registers(generation_id, 16);
@@ -150,6 +152,7 @@ Result<std::vector<std::byte>> device_tree(const MachineParts& parts) {
     tree.interrupt(slot.interrupt);
     tree.end();
   }
+  if (parts.has_console) write_serial(tree);
   write_platform_devices(tree, parts.generation_id);
   tree.end();
   return tree.finish();

@@ -22,6 +22,7 @@ using protocol::vmm::Description;
 using protocol::vmm::EndReason;
 using protocol::vmm::MarkKind;
 
+constexpr uint64_t kGuestCid = 3;
 constexpr size_t kConsoleTailLines = 12;
 
 // A kernel that calls itself ours gets a device tree; the others would not read it.
@@ -155,10 +156,11 @@ Result<std::unique_ptr<Machine::InterruptLine>> Machine::add_interrupt(uint32_t 
 
 Result<void> Machine::add_platform_devices(protocol::vmm::Start& start) {
   parts_.generation_id = boot::generation_id_page(start.memory);
+  parts_.has_console = start.console_output.is_open() || start.console_input.is_open();
   if (start.console_output) console_.pass_on_to(std::move(start.console_output));
   serial_line_ = TRY(add_interrupt(boot::kSerialInterrupt));
-  serial_ = std::make_unique<Serial>(
-      *serial_line_, console_, [this] { loop_.post([this] { feed_console_input(); }); });
+  serial_ = std::make_unique<Serial>(*serial_line_, console_,
+                                     [this] { loop_.post([this] { feed_console_input(); }); });
 
   // The serial port is one device at two places: kernels with a device tree cannot use ports.
   TRY(ports_.add(boot::kSerialPort, Serial::kSize, *serial_));
@@ -193,14 +195,21 @@ void Machine::read_console_input() {
 void Machine::feed_console_input() {
   if (!console_watch_.is_active()) return;
   size_t taken = serial_->receive(waiting_input_);
-  waiting_input_.erase(waiting_input_.begin(), waiting_input_.begin() + static_cast<ptrdiff_t>(taken));
+  waiting_input_.erase(waiting_input_.begin(),
+                       waiting_input_.begin() + static_cast<ptrdiff_t>(taken));
   // Reads no more than the guest takes; the rest waits where it comes from.
   Result<void> modified =
       loop_.modify(console_watch_, waiting_input_.empty() ? uint32_t{EPOLLIN} : 0u);
   if (!modified) log_error("console input: {}", modified.error().text());
 }
 
-Result<void> Machine::add_virtio_devices(protocol::vmm::Start&) {
+Result<void> Machine::add_virtio_devices(protocol::vmm::Start& start) {
+  auto vsock = std::make_unique<virtio::Vsock>(loop_, kGuestCid);
+  vsock_ = vsock.get();
+  if (start.agent)
+    vsock_->offer(protocol::agent::kHostPort, std::move(start.agent),
+                  [this] { post_mark(MarkKind::kAgent); });
+  TRY(add_virtio("vsock", std::move(vsock)));
   TRY(add_virtio("rng", std::make_unique<virtio::Rng>(loop_)));
   return {};
 }
@@ -248,7 +257,7 @@ void Machine::on_vcpu_ended() {
 }
 
 Result<void> Machine::connect(uint32_t guest_port, Fd stream) {
-  (void)guest_port; (void)stream; return {};
+  return vsock_->connect(guest_port, std::move(stream));
 }
 
 void Machine::post_mark(MarkKind kind) {

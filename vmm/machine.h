@@ -19,6 +19,7 @@
 #include "protocol/vmm.h"
 #include "virtio/mmio.h"
 #include "virtio/rng.h"
+#include "virtio/vsock/vsock.h"
 #include "vmm/block_thread.h"
 #include "vmm/start_steps.h"
 #include "vmm/vcpu_thread.h"
@@ -111,6 +112,7 @@ class Machine final : PowerEvents {
   std::vector<uint8_t> waiting_input_;  // read, and not yet taken by the serial port
 
   std::unique_ptr<BlockThread> block_thread_;
+  virtio::Vsock* vsock_ = nullptr;  // owned by virtio_
   std::vector<VirtioDevice> virtio_;
 
   VcpuEnvironment environment_;
