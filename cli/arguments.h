@@ -31,6 +31,15 @@ void add_version(Program& program);
 void add_completion(Program& program);
 void add_man(Program& program);
 
+// How --help looks; verbs added later look so too.
+void use_help(CLI::App& app);
+// "hutch run [OPTION]... [--] [COMMAND [ARGUMENT]...]"
+std::string usage(const CLI::App& app);
+// "-m, --memory SIZE"; "SIZE"; "-m" and "--memory".
+std::string option_words(const CLI::Option& option);
+std::string value_name(const CLI::Option& option);
+std::vector<std::string> option_names_of(const CLI::Option& option);
+
 // Lets the verb's first word that is no option, or what is behind `--`, begin a command of its own.
 void take_command(CLI::App& verb);
 std::vector<std::string> taken_command(const Program& program, const CLI::App& verb);

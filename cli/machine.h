@@ -51,7 +51,7 @@ int execute_in_machine(const std::vector<std::string>& arguments, bool terminal,
                        const std::vector<std::string>& extra_environment = {});
 
 // `hutch WORDS...` in the machine, started when needed; says so in one line that gives `reason`.
-int run_in_machine(const std::vector<std::string>& words, bool terminal, bool input, bool json,
+int run_in_machine(const std::vector<std::string>& words, bool terminal, bool input,
                    const std::string& reason);
 
 }  // namespace hutch::cli

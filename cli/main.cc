@@ -12,10 +12,22 @@
 
 namespace hutch::cli {
 
+namespace {
+
+// Our word for what CLI11 calls subcommands.
+void name_verbs(CLI::App& app) {
+  for (CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (!verb->get_group().empty()) verb->group("Verbs");
+    name_verbs(*verb);
+  }
+}
+
+}  // namespace
+
 void describe(Program& program) {
   CLI::App& app = program.app;
   app.name("hutch");
-  app.description("Run programs in a Linux machine of their own.");
+  app.description("Run programs in a Linux machine of their own");
   app.footer(R"(Examples:
   hutch run -- python3 -c 'print(6*7)'
   hutch run                        a shell in a fresh machine
@@ -28,10 +40,14 @@ Environment:
 
 Manual pages: hutch(1), hutch-run(1), hutch-doctor(1), hutch-machine(1))");
   app.require_subcommand(1);
-  app.get_formatter()->column_width(30);
+  use_help(app);
   add_run(program);
-
+  add_doctor(program);
+  add_machine(program);
   add_version(program);
+  add_completion(program);
+  add_man(program);
+  name_verbs(app);
 }
 
 void take_command(CLI::App& verb) {
@@ -62,7 +78,13 @@ int run(int count, char** words, uint64_t start_ns) {
     return program.action();
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return program.app.exit(error);
-    Failure(kExitUsage, "usage", error.what(), "see: hutch --help, or hutch VERB --help")
+    if (program.words.empty()) {
+      fmt::print(stderr, "{}", program.app.help());
+      return kExitUsage;
+    }
+    std::string message = error.what();
+    if (message == "A subcommand is required") message = "a verb is missing";
+    Failure(kExitUsage, "usage", message, "see: hutch --help, or hutch VERB --help")
         .print(program.json);
     return kExitUsage;
   } catch (const Failure& failure) {

@@ -7,6 +7,7 @@
 #include "cli/arguments.h"
 #include "cli/failure.h"
 #include "cli/host_probe.h"
+#include "cli/machine.h"
 #include "cli/run.h"
 
 namespace hutch::cli {
@@ -174,7 +175,8 @@ void add_run(Program& program) {
       if (is_in_machine()) return run_here(*arguments, program.start_ns);
       Probe probe = cached_probe();
       if (probe.ok) return run_here(*arguments, program.start_ns);
-      throw Failure("kvm", probe.detail);
+      return run_in_machine(program.words, wants_terminal(arguments->terminal), arguments->input,
+                            probe.detail);
     };
   });
 }

@@ -12,10 +12,9 @@
 namespace hutch::cli {
 
 std::string runtime_folder() {
-  const char* runtime = std::getenv("XDG_RUNTIME_DIR");
-  std::string folder = runtime != nullptr && *runtime == '/'
-                           ? std::string(runtime) + "/hutch"
-                           : fmt::format("/tmp/hutch-{}", ::getuid());
+  const char* chosen = std::getenv("HUTCH_RUNTIME");
+  std::string folder =
+      chosen != nullptr && *chosen == '/' ? chosen : fmt::format("/tmp/hutch-{}", ::getuid());
   if (::mkdir(folder.c_str(), 0700) < 0 && errno != EEXIST)
     throw Failure(fail_errno(errno, fmt::format("making the folder {}", folder)).value());
   struct stat status {};

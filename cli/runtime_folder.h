@@ -1,4 +1,6 @@
-// The folder for what lives until the next boot: $XDG_RUNTIME_DIR/hutch, or /tmp/hutch-UID.
+// The folder for what lives until the next boot: $HUTCH_RUNTIME, or /tmp/hutch-UID. Not
+// $XDG_RUNTIME_DIR, which lies in /run: the emulated machine has a /run of its own and reads its
+// token from here.
 #pragma once
 
 #include <string>
