@@ -11,6 +11,7 @@
 #include "boot/layout.h"
 #include "boot/x86_params.h"
 #include "protocol/agent.h"
+#include "virtio/block/file.h"
 #include "virtio/spec.h"
 #include "vmm/seccomp.h"
 #include "vmm/vcpu_setup.h"
@@ -204,6 +205,14 @@ void Machine::feed_console_input() {
 }
 
 Result<void> Machine::add_virtio_devices(protocol::vmm::Start& start) {
+  if (!start.disks.empty()) block_thread_ = TRY(BlockThread::start());
+  for (protocol::vmm::Disk& disk : start.disks) {
+    std::string what = fmt::format("disk {}", disk.id);
+    auto backend = TRY_CONTEXT(what, virtio::block::FileBackend::create(std::move(disk.file)));
+    TRY(add_virtio("disk",
+                   std::make_unique<virtio::Block>(block_thread_->loop(), std::move(backend),
+                                                   virtio::BlockOptions{disk.read_only, disk.id})));
+  }
   auto vsock = std::make_unique<virtio::Vsock>(loop_, kGuestCid);
   vsock_ = vsock.get();
   if (start.agent)

@@ -17,6 +17,7 @@
 #include "kvm/vcpu.h"
 #include "memory/guest_memory.h"
 #include "protocol/vmm.h"
+#include "virtio/block/block.h"
 #include "virtio/mmio.h"
 #include "virtio/rng.h"
 #include "virtio/vsock/vsock.h"
