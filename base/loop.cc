@@ -180,12 +180,14 @@ Result<void> Loop::step(int timeout_ms) {
   int count = ::epoll_wait(epoll_.get(), events.data(), kEventsPerWait, next_timeout(timeout_ms));
   if (count < 0 && errno != EINTR) return fail_errno(errno, "waiting for events");
   for (int i = 0; i < count; i++) {
-    const epoll_event& event = events[static_cast<size_t>(i)];
-    if (event.data.u64 == kWakeId) {
+    // Copied: the structure is packed, so its members may be misaligned.
+    const epoll_event event = events[static_cast<size_t>(i)];
+    const uint64_t id = event.data.u64;
+    if (id == kWakeId) {
       wake_.drain();
       continue;
     }
-    auto found = entries_.find(event.data.u64);
+    auto found = entries_.find(id);
     if (found == entries_.end()) continue;         // an earlier callback of this round ended it
     std::shared_ptr<Entry> entry = found->second;  // the callback may drop its own watch
     entry->callback(event.events);

@@ -670,8 +670,9 @@ TEST_CASE("V12: resets while another thread carries data") {
   Guest guest(32);
   std::thread thread([&] { REQUIRE(guest.loop->run()); });
   for (int i = 0; i < 200; i++) {
-    auto [ours, host] = socket_pair(SOCK_STREAM).value();
-    guest.loop->run_on_loop([&] { guest.device.offer(kHostPort, std::move(ours)); });
+    std::pair<Fd, Fd> ends = socket_pair(SOCK_STREAM).value();
+    Fd host = std::move(ends.second);
+    guest.loop->run_on_loop([&] { guest.device.offer(kHostPort, std::move(ends.first)); });
     guest.submit(guest.packet(spec::kVsockRequest));
     Packet data = guest.packet(spec::kVsockReadWrite);
     data.length = 1000;
