@@ -22,6 +22,8 @@ struct Program {
 
 // Adds all verbs.
 void describe(Program& program);
+// Does what the command line says; the exit code of the program. `start_ns` is when it began.
+int run_program(int count, const char* const* words, uint64_t start_ns);
 
 // Each adds one verb.
 void add_run(Program& program);

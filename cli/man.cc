@@ -2,6 +2,7 @@
 // The build writes and installs the pages with it.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "cli/arguments.h"
@@ -32,22 +33,26 @@ bool is_shown(const CLI::App& app) {
   return !app.get_group().empty();
 }
 
-// The footer's paragraphs: "Title:" and indented lines become a section, the rest plain text.
-std::string sections(const std::string& footer) {
-  std::string result;
+// A footer's paragraphs: those with a title, "Examples:" and indented lines, are sections of their
+// own; the others are the description.
+struct Footer {
+  std::string description;
+  std::string sections;
+};
+
+Footer split(const std::string& footer) {
+  Footer result;
   for (size_t start = 0; start < footer.size();) {
-    size_t end = footer.find("\n\n", start);
-    if (end == std::string::npos) end = footer.size();
+    size_t end = std::min(footer.find("\n\n", start), footer.size());
     std::string part = footer.substr(start, end - start);
     start = end + 2;
-    size_t first_line = part.find('\n');
-    if (first_line != std::string::npos && part[first_line - 1] == ':' &&
-        part.compare(first_line + 1, 2, "  ") == 0) {
-      std::string title = part.substr(0, first_line - 1);
+    size_t line = part.find(":\n  ");
+    if (line != std::string::npos && part.find('\n') > line) {
+      std::string title = part.substr(0, line);
       for (char& c : title) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-      result += ".SH " + roff(title) + "\n.nf\n" + roff(part.substr(first_line + 1)) + "\n.fi\n";
+      result.sections += ".SH " + roff(title) + "\n.nf\n" + roff(part.substr(line + 2)) + "\n.fi\n";
     } else {
-      result += ".PP\n" + roff(part) + "\n";
+      result.description += ".PP\n" + roff(part) + "\n";
     }
   }
   return result;
@@ -67,6 +72,8 @@ std::string page(const CLI::App& app, const std::string& name) {
   std::string result = fmt::format(
       ".TH {} 1 \"\" \"hutch {}\" \"Hutch\"\n.SH NAME\n{} \\- {}\n.SH SYNOPSIS\n.B {}\n",
       roff(upper), HUTCH_VERSION, roff(name), roff(app.get_description()), roff(usage(app)));
+  Footer footer = split(app.get_footer());
+  if (!footer.description.empty()) result += ".SH DESCRIPTION\n" + footer.description;
   result += ".SH OPTIONS\n" + options(app);
   auto verbs = app.get_subcommands([](const CLI::App* verb) { return is_shown(*verb); });
   if (!verbs.empty()) result += ".SH VERBS\n";
@@ -75,8 +82,7 @@ std::string page(const CLI::App& app, const std::string& name) {
     if (app.get_parent() == nullptr) continue;  // a page of its own, or --help, says more
     result += fmt::format(".PP\n.B {}\n{}", roff(usage(*verb)), options(*verb));
   }
-  result += ".SH NOTES\n" + sections(app.get_footer());
-  return result;
+  return result + footer.sections;
 }
 
 }  // namespace

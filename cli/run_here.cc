@@ -10,6 +10,7 @@
 #include "base/sys.h"
 #include "cli/failure.h"
 #include "cli/handles.h"
+#include "cli/host_probe.h"
 #include "cli/relay.h"
 #include "cli/run.h"
 #include "cli/share.h"
@@ -49,8 +50,11 @@ std::vector<uint64_t> layer_extents() {
   return result;
 }
 
-// Where private copies of disks are made: HUTCH_SCRATCH, TMPDIR or /var/tmp.
+// Where private copies of disks are made: HUTCH_SCRATCH, TMPDIR or /var/tmp. In the emulated
+// machine only its memory will do: a file of the host's, seen over 9p, cannot be used without a
+// name.
 std::string scratch_folder() {
+  if (is_in_machine()) return ::access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/run";
   for (const char* name : {"HUTCH_SCRATCH", "TMPDIR"})
     if (const char* value = std::getenv(name); value != nullptr && *value != '\0') return value;
   return "/var/tmp";

@@ -21,6 +21,12 @@ std::string reported_name(const std::string& name) {
   return name;
 }
 
+// What the parts of a group are told apart by; empty for a counter that usually has none.
+std::string parts_name(const std::string& group) {
+  if (group.starts_with("user_exits_until_")) return "by_address";
+  return group == "kernel_exits" ? "by_reason" : "";
+}
+
 std::optional<uint64_t> resident_by_mapping(pid_t process_id) {
   std::ifstream file(fmt::format("/proc/{}/smaps", process_id));
   uint64_t sum = 0, resident = 0;
@@ -94,26 +100,27 @@ std::string Timings::json() const {
   for (const auto& [name, value] : counters) {
     size_t slash = name.find('/');
     std::string group = name.substr(0, slash);
-    bool has_parts = slash != std::string::npos || group.starts_with("user_exits_until_");
-    if (!has_parts) {
+    std::string parts = parts_name(group);
+    if (parts.empty() && slash == std::string::npos) {
       counts[group] = value;
       continue;
     }
-    const char* parts = group == "kernel_exits" ? "by_reason" : "by_address";
-    if (!counts[group].is_object()) counts[group] = Json{{"total", 0}, {parts, Json::object()}};
-    if (slash == std::string::npos) {
-      counts[group]["total"] = value;
+    if (parts.empty()) parts = "by_step";
+    Json& target = counts[group];
+    if (!target.is_object()) target = Json{{"total", nullptr}, {parts, Json::object()}};
+    if (slash == std::string::npos || name == "kernel_exits/exits") {
+      target["total"] = value;
     } else {
-      counts[group][parts][name.substr(slash + 1)] = value;
+      target[parts][name.substr(slash + 1)] = value;
     }
   }
   // A group whose total was not counted has the sum of its parts.
   for (auto& [name, group] : counts.items()) {
-    if (!group.is_object() || counters.contains(name)) continue;
+    if (!group.is_object() || !group["total"].is_null()) continue;
     uint64_t sum = 0;
-    for (auto& [key, parts] : group.items())
+    for (const Json& parts : group)
       if (parts.is_object())
-        for (auto& [part, value] : parts.items()) sum += value.get<uint64_t>();
+        for (const Json& part : parts) sum += part.get<uint64_t>();
     group["total"] = sum;
   }
   counts["syscalls_until_first_run"] =

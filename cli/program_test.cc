@@ -1,0 +1,111 @@
+// The command line as a whole: what is wrong usage, and what becomes of the words of a command.
+#include <doctest/doctest.h>
+
+#include "cli/arguments.h"
+#include "cli/failure.h"
+
+using namespace hutch::cli;
+using Words = std::vector<std::string>;
+
+namespace {
+
+// What a verb that takes a command makes of these words.
+Words command_of(const Words& before, bool has_dashes, const Words& behind) {
+  Program program;
+  CLI::App* verb = program.app.add_subcommand("run", "");
+  bool flag = false;
+  std::string value;
+  verb->add_flag("-t", flag);
+  verb->add_option("-e", value);
+  take_command(*verb);
+  program.has_dashes = has_dashes;
+  program.behind_dashes = behind;
+  Words words(before.rbegin(), before.rend());
+  words.push_back("run");
+  program.app.parse(words);
+  return taken_command(program, *verb);
+}
+
+// Every verb that is shown, with its path.
+void collect(const CLI::App& app, std::vector<const CLI::App*>& list) {
+  for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (verb->get_group().empty()) continue;
+    list.push_back(verb);
+    collect(*verb, list);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a command begins behind the dashes") {
+  CHECK(command_of({}, true, {"ls", "-l", "--", "x"}) == Words{"ls", "-l", "--", "x"});
+  CHECK(command_of({"-t", "-e", "A=1"}, true, {"ls"}) == Words{"ls"});
+}
+
+TEST_CASE("a command begins with the first word that is no option, and keeps its own options") {
+  CHECK(command_of({"-t", "ls", "-t", "-l"}, false, {}) == Words{"ls", "-t", "-l"});
+  CHECK(command_of({"-e", "A=1", "env"}, false, {}) == Words{"env"});
+}
+
+TEST_CASE("dashes inside a command are its own") {
+  CHECK(command_of({"git", "log"}, true, {"file"}) == Words{"git", "log", "--", "file"});
+}
+
+TEST_CASE("wrong usage exits with 2") {
+  for (const Words& words : std::vector<Words>{{"hutch", "nonsense"},
+                                               {"hutch", "run", "--memory", "lots", "--", "true"},
+                                               {"hutch", "run", "--memory", "64M", "--", "true"},
+                                               {"hutch", "run", "--cpus", "0", "--", "true"},
+                                               {"hutch", "run", "--cpus", "17", "--", "true"},
+                                               {"hutch", "run", "--timeout", "soon", "--", "true"},
+                                               {"hutch", "run", "--disk", ":ro", "--", "true"},
+                                               {"hutch", "run", "-e", "=x", "--", "true"},
+                                               {"hutch", "run", "--no-such-option", "--", "true"},
+                                               {"hutch", "run", "--kernel", "vmlinuz"},
+                                               {"hutch", "machine"},
+                                               {"hutch", "machine", "exec"},
+                                               {"hutch", "completion", "tcsh"}}) {
+    std::vector<const char*> pointers;
+    for (const std::string& word : words) pointers.push_back(word.c_str());
+    CAPTURE(words.back());
+    CHECK(run_program(static_cast<int>(pointers.size()), pointers.data(), 0) == kExitUsage);
+  }
+}
+
+TEST_CASE("every verb has a description, and an example to copy") {
+  Program program;
+  describe(program);
+  std::vector<const CLI::App*> verbs;
+  collect(program.app, verbs);
+  CHECK(verbs.size() >= 9);
+  for (const CLI::App* verb : verbs) {
+    CAPTURE(verb->get_name());
+    CHECK_FALSE(verb->get_description().empty());
+    CHECK(verb->get_footer().find("Example") != std::string::npos);
+    CHECK(verb->get_footer().find("  hutch ") != std::string::npos);
+  }
+}
+
+TEST_CASE("every option has a description without a final full stop") {
+  Program program;
+  describe(program);
+  std::vector<const CLI::App*> verbs;
+  collect(program.app, verbs);
+  for (const CLI::App* verb : verbs)
+    for (const CLI::Option* option : verb->get_options()) {
+      CAPTURE(verb->get_name());
+      CAPTURE(option->get_name());
+      CHECK_FALSE(option->get_description().empty());
+      CHECK_FALSE(option->get_description().ends_with("."));
+    }
+}
+
+TEST_CASE("option words show both names and the value") {
+  Program program;
+  describe(program);
+  const CLI::App* run = program.app.get_subcommand("run");
+  CHECK(option_words(*run->get_option("--memory")) == "-m, --memory SIZE");
+  CHECK(option_words(*run->get_option("--cpus")) == "-c, --cpus N");
+  CHECK(option_words(*run->get_option("--console")) == "--console");
+  CHECK(usage(*run) == "hutch run [OPTION]... [--] [COMMAND [ARGUMENT]...]");
+}
