@@ -70,9 +70,12 @@ class Line {
 void on_crash(int number, siginfo_t* info, void*) {
   Line line;
   line.text("hutch-agent: fatal: crashed with signal ").number(static_cast<uint64_t>(number), 10);
-  if (number != SIGABRT)
+  if (info->si_code <= 0 && number != SIGABRT) {
+    line.text(" sent by process ").number(static_cast<uint64_t>(info->si_pid), 10);
+  } else if (number != SIGABRT) {
     line.text(" at address 0x").number(reinterpret_cast<uint64_t>(info->si_addr), 16);
-  line.text("; please report this with the lines above").write_out();
+  }
+  line.write_out();
   end();
 }
 

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "base/sys.h"
 
@@ -127,6 +128,14 @@ Result<void> mount_system_folders() {
     if (::symlink(target, path) < 0 && errno != EEXIST)
       return fail_errno(errno, fmt::format("making the link {}", path));
   }
+  // Nobody else gives device files their rights here: user mode file systems and networks are for
+  // every user.
+  for (const char* device : {"/dev/fuse", "/dev/net/tun"}) {
+    if (::chmod(device, 0666) < 0 && errno != ENOENT)
+      return fail_errno(errno, fmt::format("opening {} to all users", device));
+  }
+  TRY(make_folder("/run/lock"));
+  if (::chmod("/run/lock", 01777) < 0) return fail_errno(errno, "opening /run/lock to all users");
   // On the layer, so that large files there cost disk and not memory.
   constexpr mode_t kTemporary = 01777;
   struct stat status {};

@@ -116,8 +116,6 @@ Result<void> Server::run_round() {
   for (auto& session : sessions_) {
     session->end_round();
     if (!shutdown_) shutdown_ = session->shutdown();
-    if (session->is_over() && !session->reason().empty())
-      log_error("a connection ended: {}", session->reason());
   }
   return {};
 }
@@ -126,8 +124,7 @@ Result<std::optional<protocol::agent::ShutdownKind>> Server::serve(Fd connection
   TRY(add(std::move(connection)));
   const Session& session = *sessions_.front();
   while (!session.is_over() && !shutdown_) TRY(run_round());
-  if (!shutdown_ && !session.is_authenticated() && !session.reason().empty())
-    return fail(session.reason());
+  if (!shutdown_ && !session.reason().empty()) return fail(session.reason());
   return shutdown_;
 }
 
@@ -161,7 +158,11 @@ Result<std::optional<protocol::agent::ShutdownKind>> Server::serve_all(Fd listen
       TRY(loop_->watch(listener.get(), EPOLLIN, [&](uint32_t) { accept_one(listener.get()); }));
   while (!shutdown_) {
     TRY(run_round());
-    std::erase_if(sessions_, [](const auto& session) { return session->is_over(); });
+    std::erase_if(sessions_, [](const auto& session) {
+      if (session->is_over() && !session->reason().empty())
+        log_error("a connection was dropped: {}", session->reason());
+      return session->is_over();
+    });
   }
   return shutdown_;
 }

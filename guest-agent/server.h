@@ -22,7 +22,8 @@ class Server {
   static Result<std::unique_ptr<Server>> create(SessionOptions options,
                                                 const std::string& cgroup_mount);
 
-  // Serves one connection. Returns when it is over, or with what Shutdown asked for.
+  // Serves one connection. Returns when the host has gone, with what Shutdown asked for if it did,
+  // or why the host had to be dropped.
   Result<std::optional<protocol::agent::ShutdownKind>> serve(Fd connection);
   // Serves every connection that comes. Returns when one asked for a shutdown.
   Result<std::optional<protocol::agent::ShutdownKind>> serve_all(Fd listener);

@@ -28,7 +28,7 @@ class Session : public Outbox {
   void end_round();
 
   bool is_over() const { return over_; }
-  // Why it is over, for the log; empty after an orderly end.
+  // Why it is over; empty when the host has just gone.
   const std::string& reason() const { return reason_; }
   bool is_authenticated() const { return greeted_; }
   // What the host asked for with Shutdown.

@@ -31,8 +31,8 @@ struct Answer {
 
 class TestClient {
  public:
-  // Starts the program in the environment variable HUTCH_AGENT. `arguments` without {}: with
-  // --descriptor, connected to this client. `user`: whom it runs as; only root can choose.
+  // Starts the program that the environment variable HUTCH_AGENT names, connected to this client.
+  // `user`: whom it runs as; only root can choose.
   TestClient();
   explicit TestClient(uid_t user);
   ~TestClient();
