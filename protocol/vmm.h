@@ -63,7 +63,7 @@ struct Start {
   uint64_t memory = 256ull << 20;  // bytes, a multiple of 1 MiB, kMinMemory to kMaxMemory
   Description description = Description::kAuto;
   std::string command_line;  // of the kernel; the VMM adds what describes the machine
-  bool pit = false;          // an emulated 8254 timer, for kernels that need one
+  bool pit = false;          // an emulated 8254 timer also beside a device tree
   Fd kvm;                    // an open /dev/kvm
   Fd kernel;                 // ELF vmlinux or bzImage
   Fd initramfs;              // optional

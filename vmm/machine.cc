@@ -63,8 +63,8 @@ Result<std::unique_ptr<Machine>> Machine::create(protocol::vmm::Start start, Loo
   }
   TRY(self->vm_.set_identity_map_address(boot::kIdentityMap));
   TRY(self->vm_.set_tss_address(boot::kTaskStateSegment));
+  self->steps_.done("fixed_pages");
   TRY(self->vm_.create_interrupt_controllers());
-  if (start.pit) TRY(self->vm_.create_pit());
   self->steps_.done("interrupt_controllers");
   TRY(self->create_vcpus(start.cpus));
   self->steps_.done("vcpus");
@@ -138,9 +138,12 @@ Result<void> Machine::load(protocol::vmm::Start& start) {
 
   kvm::Vcpu& first = vcpus_.front();
   if (uses_device_tree(start.description, kernel)) {
+    if (start.pit) TRY(vm_.create_pit());
     input.device_tree = TRY(boot::device_tree(parts_));
     return set_entry(first, TRY(boot::prepare_linux64(memory_, kernel, input)));
   }
+  // Other kernels may look for a PIT, or need it where they cannot read MP tables.
+  TRY(vm_.create_pit());
   TRY(boot::write_mp_table(memory_, parts_));
   for (kvm::Vcpu& vcpu : vcpus_) TRY(set_virtual_wire(vcpu));
   input.command_line += boot::virtio_command_line(parts_);

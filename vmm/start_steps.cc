@@ -1,7 +1,13 @@
 #include "vmm/start_steps.h"
 
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdlib>
+#include <cstring>
 
 #include "base/sys.h"
 #include "vmm/exit_counters.h"
@@ -11,22 +17,39 @@ namespace {
 constexpr uint64_t kWaitThresholdNs = 100'000;
 }
 
-StartSteps::Moment StartSteps::now() {
-  rusage usage{};
-  ::getrusage(RUSAGE_THREAD, &usage);
+StartSteps::StartSteps() {
+  // Where there is no /proc or no such file, time on a run queue counts as blocked.
+  if (Result<Fd> opened = open_file("/proc/thread-self/schedstat", O_RDONLY))
+    schedstat_ = *std::move(opened);
+  last_ = now();
+}
+
+StartSteps::Moment StartSteps::now() const {
+  Moment moment;
+  moment.wall_ns = monotonic_ns();
   timespec cpu{};
   ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
-  return {monotonic_ns(),
-          static_cast<uint64_t>(cpu.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(cpu.tv_nsec),
-          usage.ru_nvcsw};
+  moment.cpu_ns =
+      static_cast<uint64_t>(cpu.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(cpu.tv_nsec);
+  rusage usage{};
+  ::getrusage(RUSAGE_THREAD, &usage);
+  moment.switches = usage.ru_nvcsw;
+  // "CPU-ns READY-ns TIMESLICES"
+  std::array<char, 64> text{};
+  if (schedstat_ && ::pread(schedstat_.get(), text.data(), text.size() - 1, 0) > 0) {
+    char* ready = std::strchr(text.data(), ' ');
+    if (ready != nullptr) moment.ready_ns = std::strtoull(ready, nullptr, 10);
+  }
+  return moment;
 }
 
 void StartSteps::done(const char* step) {
   Moment end = now();
   uint64_t wall = end.wall_ns - last_.wall_ns;
   uint64_t cpu = end.cpu_ns - last_.cpu_ns;
-  bool blocked = end.blocked > last_.blocked;
-  steps_.push_back({step, wall, blocked && wall > cpu ? wall - cpu : 0});
+  uint64_t on_queue_or_cpu = cpu + end.ready_ns - last_.ready_ns;
+  bool blocked = end.switches > last_.switches && wall > on_queue_or_cpu;
+  steps_.push_back({step, wall, blocked ? wall - on_queue_or_cpu : 0});
   last_ = end;
 }
 

@@ -2,22 +2,23 @@
 // it waited.
 //
 // Waiting, not computing, makes a start slow, and wall time on a busy machine cannot show it. So
-// each step is judged by the time that its thread spent off the CPU because it blocked itself: wall
-// time minus CPU time, counted as a wait when the kernel recorded a voluntary context switch in it
-// and the difference exceeds 100 us.
+// each step is judged by the time that its thread was blocked: wall time less CPU time, less the
+// time that it was ready to run while the processors were busy with others (Linux
+// Documentation/scheduler/sched-stats.rst, /proc/PID/schedstat). More than 100 us is a wait.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "base/fd.h"
 #include "protocol/vmm.h"
 
 namespace hutch::vmm {
 
 class StartSteps {
  public:
-  StartSteps() : last_(now()) {}
+  StartSteps();
 
   // Ends the step that began at the previous call (or construction). Only the thread that made
   // this.
@@ -30,15 +31,17 @@ class StartSteps {
   struct Moment {
     uint64_t wall_ns = 0;
     uint64_t cpu_ns = 0;
-    long blocked = 0;  // voluntary context switches
+    uint64_t ready_ns = 0;  // on a run queue; 0 where the host does not say
+    long switches = 0;      // voluntary context switches
   };
   struct Step {
     const char* name;
     uint64_t wall_ns = 0;
     uint64_t off_cpu_ns = 0;  // 0 when the thread did not block
   };
-  static Moment now();
+  Moment now() const;
 
+  Fd schedstat_;
   Moment last_;
   std::vector<Step> steps_;
 };

@@ -2,6 +2,7 @@
 #include <sys/time.h>
 
 #include <cstdio>
+#include <map>
 
 #include "tests/tiny_guest.h"
 #include "vmm/exit_counters.h"
@@ -420,15 +421,27 @@ TEST_CASE(
 
 TEST_CASE("until the first KVM_RUN nothing waits but KVM_CREATE_VM and the first memory slot") {
   NEEDS_KVM();
-  std::optional<TinyRun> run = run_tiny_guest(power_off_guest());
-  REQUIRE(run);
-  uint64_t waits = 0;
-  for (const auto& counter : run->ended.report.counters) {
-    bool exempt =
-        counter.name == "off_cpu_ns/create_vm" || counter.name == "off_cpu_ns/first_memory_slot";
-    waits += counter.name.starts_with("off_cpu_ns/") && !exempt && counter.value > 100'000;
+  // A wait that belongs to the way a machine is built shows in every run; one that a busy host adds
+  // does not. So a step has waited if it did in each of five runs.
+  std::map<std::string, uint64_t> least;
+  for (int i = 0; i < 5; i++) {
+    protocol::vmm::Start start;
+    start.description = protocol::vmm::Description::kDeviceTree;
+    std::optional<TinyRun> run = run_tiny_guest(power_off_guest(), std::move(start));
+    REQUIRE(run);
+    for (const auto& counter : run->ended.report.counters) {
+      if (!counter.name.starts_with("off_cpu_ns/")) continue;
+      auto [entry, is_new] = least.try_emplace(counter.name, counter.value);
+      entry->second = std::min(entry->second, counter.value);
+    }
   }
-  CHECK(waits == 0);
+  CHECK(least.size() >= 8);
+  least.erase("off_cpu_ns/create_vm");
+  least.erase("off_cpu_ns/first_memory_slot");
+  for (const auto& [step, blocked_ns] : least) {
+    INFO(step);
+    CHECK(blocked_ns <= 100'000);
+  }
 }
 
 TEST_CASE("instructions on which KVM gives up are named") {
