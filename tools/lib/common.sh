@@ -78,22 +78,37 @@ debian_packages() {
     dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
   done
   [ ${#missing[@]} -gt 0 ] || return 0
-  local log run=()
-  log=$(cache_dir)/log/apt.log
+  as_root "Debian's package lists" apt-get update -q
+  as_root "installing ${#missing[@]} Debian packages" \
+    env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+
+as_root() { # TEXT COMMAND...: a step as root, by sudo where needed
+  local text=$1 run=()
+  shift
   if [ "$(id -u)" != 0 ]; then
-    command -v sudo >/dev/null || fail "these Debian packages are missing: ${missing[*]}; as root run: apt-get install ${missing[*]}"
+    command -v sudo >/dev/null || fail "root has to run this here: $*"
     run=(sudo)
   fi
-  step "Debian's package lists" "$log" "${run[@]}" apt-get update -q
-  step "installing ${#missing[@]} Debian packages" "$log" \
-    "${run[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+  step "$text" "$(cache_dir)/log/apt.log" "${run[@]}" "$@"
 }
 
 # The base address of the Debian mirror in this machine's own apt configuration.
 debian_mirror() {
+  local mirror
+  mirror=$(configured_mirror)
+  if [ -z "$mirror" ]; then
+    # Apt lists only what it has fetched.
+    as_root "Debian's package lists" apt-get update -q >&2
+    mirror=$(configured_mirror)
+  fi
+  printf '%s\n' "$mirror"
+}
+
+configured_mirror() {
   # shellcheck disable=SC2016 # fields of apt, not of the shell
   apt-get indextargets --format '$(SITE) $(RELEASE) $(CREATED_BY)' |
-    awk '($2 == "bookworm" || $2 == "trixie") && $3 == "Packages" { print $1; exit }'
+    awk '!found && ($2 == "bookworm" || $2 == "trixie") && $3 == "Packages" { print $1; found = 1 }'
 }
 
 suite_apt() {
