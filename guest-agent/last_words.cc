@@ -99,7 +99,7 @@ void install_crash_handlers(Ending ending) {
   ::sigaltstack(&alternate, nullptr);
   struct sigaction action {};
   action.sa_sigaction = on_crash;
-  action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESETHAND;
+  action.sa_flags = static_cast<int>(SA_SIGINFO | SA_ONSTACK | SA_RESETHAND);
   for (int number : kCrashSignals) ::sigaction(number, &action, nullptr);
 }
 

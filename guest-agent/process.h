@@ -14,6 +14,8 @@ namespace hutch::agent {
 
 // What every operation needs of the agent; outlives them all.
 struct Services {
+  Services(Loop& the_loop, Reaper& the_reaper, Cgroups& the_cgroups)
+      : loop(the_loop), reaper(the_reaper), cgroups(the_cgroups) {}
   Loop& loop;
   Reaper& reaper;
   Cgroups& cgroups;
