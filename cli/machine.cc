@@ -19,6 +19,7 @@
 #include <array>
 #include <cerrno>
 #include <cstdio>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <thread>
@@ -184,7 +185,8 @@ std::string find_qemu() {
 std::vector<std::string> qemu_command(const Paths& paths, const Record& record) {
   // What images/machine/init reads; commas and spaces stand between its words. The other words make
   // the boot faster under emulation, where no attack by speculation is possible.
-  std::string agent = find_program(kAgentProgram);
+  // Without links: the machine looks for it before the host's root is its own.
+  std::string agent = std::filesystem::canonical(find_program(kAgentProgram)).string();
   for (const std::string& path : {agent, paths.token})
     if (path.find_first_of(", \"") != std::string::npos)
       throw Failure("state", fmt::format("{} has a comma, space or quote in it", path),

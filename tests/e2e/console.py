@@ -1,0 +1,70 @@
+"""The serial console: beside a command, and of a stock Debian kernel with nothing of ours."""
+
+import os
+import pathlib
+import shutil
+import time
+
+import harness
+from harness import Terminal, finish, guest, read_until, start
+
+INIT = """#!/bin/sh
+mount -t proc proc /proc
+mount -t devtmpfs devtmpfs /dev
+mount -t sysfs sysfs /sys
+echo "booted $(uname -r)"
+exec setsid sh -c 'exec sh -i </dev/ttyS0 >/dev/ttyS0 2>&1'
+"""
+
+
+def cpio(entries):
+    """A newc archive of (name, mode, content)."""
+    archive = b""
+    for number, (name, mode, content) in enumerate(entries + [("TRAILER!!!", 0, b"")], start=1):
+        fields = [number, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name) + 1, 0]
+        archive += b"070701" + b"".join(b"%08x" % field for field in fields) + name.encode() + b"\0"
+        archive += bytes(-len(archive) % 4) + content
+        archive += bytes(-len(archive) % 4)
+    return archive
+
+
+def shell_initramfs(path):
+    busybox = pathlib.Path(shutil.which("busybox") or "/bin/busybox").read_bytes()
+    folders = [(name, 0o40755, b"") for name in ("bin", "dev", "proc", "sys")]
+    links = [(f"bin/{name}", 0o120777, b"busybox") for name in ("sh", "mount", "setsid", "uname", "poweroff", "echo", "cat")]
+    # The console must be there before devtmpfs is; an empty regular file would do for no one.
+    path.write_bytes(cpio(folders + links + [("bin/busybox", 0o100755, busybox), ("init", 0o100755, INIT.encode())]))
+
+
+def tests(tap):
+    result = guest("--console", "--", "echo", "output")
+    tap.equal("beside a command the console is on standard error", result.out, b"output\n", result)
+    tap.check("with the kernel's messages", "Linux version" in result.errors, result)
+    result = guest("--", "true")
+    tap.equal("without --console a run is quiet", result.errors, "")
+    kernel = harness.SHARE / "machine/vmlinuz"
+    if not kernel.exists() or not shutil.which("busybox"):
+        tap.check("Debian's kernel and busybox are there", False, "tools/dev setup")
+        return
+    with harness.scratch() as folder:
+        initramfs = pathlib.Path(folder) / "initramfs.cpio"
+        shell_initramfs(initramfs)
+        words = ["run", "--kernel", kernel, "--initramfs", initramfs, "--console", "--cpus", "1"]
+        process = start(*words)
+        text = read_until(process.stdout, b"booted 6.")
+        tap.check("a stock Debian kernel boots to our init", b"booted 6." in text, text[-2000:] + process.stderr.read() if process.poll() is not None else text[-2000:])
+        # The shell reads its input once it has opened the port.
+        read_until(process.stdout, b"# ", 30)
+        process.stdin.write(b"echo $((6 * 7)) from the shell\n")
+        process.stdin.flush()
+        tap.check("to a shell that reads the serial console", b"42 from the shell" in read_until(process.stdout, b"42 from the shell", 60))
+        process.stdin.write(b"poweroff -f\n")
+        process.stdin.flush()
+        code = finish(process, 60)
+        tap.check("whose guest ends by itself", code in (0, 125), f"exit code {code}\n{process.stderr.read().decode()}")
+        screen = Terminal(*words)
+        tap.check("at a terminal it is interactive", screen.wait_for(b"booted 6.") and screen.wait_for(b"# "), screen.output[-2000:])
+        screen.type(b"echo typed-$((1 + 1))\r")
+        tap.check("and what is typed reaches the shell", screen.wait_for(b"typed-2"), screen.output[-500:])
+        screen.type(b"\x1d")
+        tap.equal("Ctrl-] leaves it", screen.finish(60), 0, screen.output[-500:])
