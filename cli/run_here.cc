@@ -22,7 +22,8 @@ namespace {
 
 // What every guest kernel is told; our agent reads the words that begin with `hutch.`.
 constexpr const char* kQuietWords =
-    "quiet loglevel=4 panic=-1 earlycon=uart8250,io,0x3f8 keep_bootcon 8250.nr_uarts=0";
+    "quiet loglevel=4 panic=-1 earlycon=uart8250,io,0x3f8 keep_bootcon 8250.nr_uarts=0 "
+    "console=ttynull tsc=reliable swiotlb=noforce initcall_blacklist=slab_sysfs_init";
 // With --console the kernel speaks on a full serial console.
 constexpr const char* kConsoleWords = "loglevel=7 panic=-1 console=ttyS0";
 constexpr const char* kRootWords = "hutch.root=/dev/vda hutch.layer=/dev/vdb";
