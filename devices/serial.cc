@@ -58,7 +58,7 @@ void Serial::read(uint64_t offset, std::span<uint8_t> data) {
   {
     std::lock_guard lock(mutex_);
     for (uint8_t& value : data) value = read_register(offset++);
-    drained = input_refused_ && input_.empty();
+    drained = input_refused_ && input_count_ == 0;
     if (drained) input_refused_ = false;
   }
   if (drained && input_drained_) input_drained_();
@@ -71,9 +71,8 @@ void Serial::write(uint64_t offset, std::span<const uint8_t> data) {
 
 size_t Serial::receive(std::span<const uint8_t> bytes) {
   std::lock_guard lock(mutex_);
-  size_t room = kMaxInput - std::min(kMaxInput, input_.size());
-  size_t taken = std::min(room, bytes.size());
-  for (uint8_t value : bytes.first(taken)) input_.push_back(value);
+  size_t taken = std::min(kMaxInput - input_count_, bytes.size());
+  for (uint8_t value : bytes.first(taken)) push_input(value);
   if (taken < bytes.size()) input_refused_ = true;
   update_interrupt();
   return taken;
@@ -94,7 +93,7 @@ uint8_t Serial::read_register(uint64_t offset) {
       return modem_control_;
     case kLineStatus:
       return static_cast<uint8_t>(kStatusTransmitterEmpty |
-                                  (input_.empty() ? 0 : kStatusDataReady));
+                                  (input_count_ == 0 ? 0 : kStatusDataReady));
     case kModemStatus:
       return modem_status();
     case kScratch:
@@ -126,7 +125,7 @@ void Serial::write_register(uint64_t offset, uint8_t value) {
       break;
     case kInterruptIdentification:
       fifo_control_ = value & kFifoControlBits;
-      if ((value & kFifoClearReceived) != 0) input_.clear();
+      if ((value & kFifoClearReceived) != 0) input_count_ = 0;
       break;
     case kLineControl:
       line_control_ = value;
@@ -143,10 +142,15 @@ void Serial::write_register(uint64_t offset, uint8_t value) {
   update_interrupt();
 }
 
+void Serial::push_input(uint8_t value) {
+  input_[(input_start_ + input_count_++) % kMaxInput] = value;
+}
+
 uint8_t Serial::take_input() {
-  if (input_.empty()) return 0;
-  uint8_t value = input_.front();
-  input_.pop_front();
+  if (input_count_ == 0) return 0;
+  uint8_t value = input_[input_start_];
+  input_start_ = (input_start_ + 1) % kMaxInput;
+  input_count_--;
   update_interrupt();
   return value;
 }
@@ -167,7 +171,7 @@ uint8_t Serial::identify_interrupt() {
 
 void Serial::transmit(uint8_t value) {
   if ((modem_control_ & kModemLoopback) != 0) {
-    if (input_.size() < kLoopbackInput) input_.push_back(value);
+    if (input_count_ < kLoopbackInput) push_input(value);
   } else {
     sink_.write(std::span(&value, 1));
   }
@@ -178,7 +182,7 @@ void Serial::transmit(uint8_t value) {
 // Raises the interrupt when a reason appears that has not been signalled yet.
 void Serial::update_interrupt() {
   uint8_t reasons = 0;
-  if (!input_.empty()) reasons |= kEnableReceived;
+  if (input_count_ > 0) reasons |= kEnableReceived;
   if (transmitter_empty_pending_) reasons |= kEnableTransmitterEmpty;
   reasons &= interrupt_enable_;
   uint8_t before = std::exchange(pending_, reasons);

@@ -10,7 +10,6 @@
 
 #include <array>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <mutex>
 #include <span>
@@ -60,7 +59,9 @@ class Serial final : public BusDevice {
 
   std::mutex mutex_;
   // Under mutex_:
-  std::deque<uint8_t> input_;
+  std::array<uint8_t, kMaxInput> input_{};  // a ring of input_count_ bytes from input_start_ on
+  size_t input_start_ = 0;
+  size_t input_count_ = 0;
   bool input_refused_ = false;
   bool transmitter_empty_pending_ = false;  // the reason of a THRE interrupt, until it is seen
   uint8_t pending_ = 0;                     // reasons that have been signalled
