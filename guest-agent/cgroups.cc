@@ -56,22 +56,24 @@ bool Cgroup::was_out_of_memory() const {
 
 Result<Cgroups> Cgroups::create(const std::string& mount) {
   Cgroups groups;
-  groups.folder_ = mount + "/hutch";
-  if (::mkdir(groups.folder_.c_str(), 0755) < 0 && errno != EEXIST)
-    return fail_errno(errno, fmt::format("making the control group {}", groups.folder_));
+  groups.path_ = mount + "/hutch";
+  if (::mkdir(groups.path_.c_str(), 0755) < 0 && errno != EEXIST)
+    return fail_errno(errno, fmt::format("making the control group {}", groups.path_));
   TRY(enable_controllers(mount, [](const std::string&) { return true; }));
-  TRY(enable_controllers(groups.folder_, [](const std::string& name) { return name == "memory"; }));
+  TRY(enable_controllers(groups.path_, [](const std::string& name) { return name == "memory"; }));
+  groups.folder_ = TRY(open_file(groups.path_, O_RDONLY | O_DIRECTORY));
   return groups;
 }
 
 Result<Cgroup> Cgroups::make() {
-  if (folder_.empty()) return Cgroup();
+  if (!folder_) return Cgroup();
   uint64_t number = next_++;
-  std::string path = fmt::format("{}/{}", folder_, number);
-  if (::mkdir(path.c_str(), 0755) < 0)
-    return fail_errno(errno, fmt::format("making the control group {}", path));
-  Fd folder = TRY(open_file(path, O_RDONLY | O_DIRECTORY));
-  return Cgroup(number, std::move(folder));
+  std::string name = std::to_string(number);
+  if (::mkdirat(folder_.get(), name.c_str(), 0755) < 0)
+    return fail_errno(errno, fmt::format("making the control group {}/{}", path_, name));
+  Fd group(::openat(folder_.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!group) return fail_errno(errno, fmt::format("opening the control group {}/{}", path_, name));
+  return Cgroup(number, std::move(group));
 }
 
 void Cgroups::discard(Cgroup group) {
@@ -80,9 +82,9 @@ void Cgroups::discard(Cgroup group) {
 
 void Cgroups::sweep() {
   std::erase_if(discarded_, [&](uint64_t number) {
-    std::string path = fmt::format("{}/{}", folder_, number);
     // EBUSY: something still lives there.
-    return ::rmdir(path.c_str()) == 0 || errno != EBUSY;
+    return ::unlinkat(folder_.get(), std::to_string(number).c_str(), AT_REMOVEDIR) == 0 ||
+           errno != EBUSY;
   });
 }
 

@@ -44,7 +44,9 @@ class Cgroups {
   void sweep();
 
  private:
-  std::string folder_;  // empty: no control groups
+  std::string path_;  // of folder_, for messages
+  // By descriptor: programs of the guest may mount what they like over its path.
+  Fd folder_;  // not open: no control groups
   uint64_t next_ = 1;
   std::vector<uint64_t> discarded_;
 };

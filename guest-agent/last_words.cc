@@ -83,7 +83,12 @@ void on_crash(int number, siginfo_t* info, void*) {
 
 Result<void> use_kernel_log() {
   Fd log = TRY(open_file("/dev/kmsg", O_WRONLY));
-  if (::dup2(log.get(), STDERR_FILENO) < 0)
+  Fd null = TRY(open_file("/dev/null", O_RDWR));
+  // A kernel without a console opens none of the three: these two may lie in their places.
+  log = TRY(log.duplicate());
+  null = TRY(null.duplicate());
+  if (::dup2(null.get(), STDIN_FILENO) < 0 || ::dup2(null.get(), STDOUT_FILENO) < 0 ||
+      ::dup2(log.get(), STDERR_FILENO) < 0)
     return fail_errno(errno, "sending standard error to the kernel log");
   kernel_log_ = log.release();
   return {};

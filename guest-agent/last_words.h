@@ -14,7 +14,8 @@ namespace hutch::agent {
 enum class Ending { kExit, kPowerOff };
 
 // Opens /dev/kmsg for last words and makes it standard error, so that warnings land in the kernel
-// log too. Needs /dev. Without it last words go to the standard error that the process was given.
+// log too; standard input and output become /dev/null. Needs /dev. Before it, last words go to the
+// standard error that the process was given.
 Result<void> use_kernel_log();
 
 // Chooses the ending and catches the signals of a crash (SIGSEGV and its like), once, at the start.

@@ -106,6 +106,8 @@ Result<void> enter_root() {
   // redirect_dir: a folder of the image can be renamed, as on an ordinary disk.
   TRY(mount_at("overlay", "overlay", "/merged", 0,
                "lowerdir=/image,upperdir=/layer/upper,workdir=/layer/work,redirect_dir=on"));
+  TRY(make_folder("/merged/dev"));
+  TRY(make_folder("/merged/proc", 0555));
   TRY(move_mount_to("/dev", "/merged/dev"));
   TRY(move_mount_to("/proc", "/merged/proc"));
   // An initramfs cannot be pivoted away from: the new root is moved over it.

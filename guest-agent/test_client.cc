@@ -61,6 +61,8 @@ void TestClient::start(std::optional<uid_t> user) {
   REQUIRE(log_);
   // Opened here, for another user may not reach the file.
   Fd executable = open_file(program, O_PATH).value();
+  // Built with a sanitizer, it must not keep what it has freed.
+  ::setenv("ASAN_OPTIONS", "quarantine_size_mb=0:thread_local_quarantine_size_kb=0", 1);
   agent_ = ::fork();
   REQUIRE(agent_ >= 0);
   if (agent_ == 0) {
