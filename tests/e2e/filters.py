@@ -1,0 +1,104 @@
+"""The system call tables of the VMM: every rule is needed by something that a guest can cause.
+
+What the threads call once their filters are in force is recorded with strace: while the VMM's own tests
+run guests of a few instructions, and while a real guest uses disks, vsock, entropy and the console. A rule
+that none of it needs is a hole without a purpose. (A call without a rule kills the VMM, so every other
+test sees that.)
+"""
+
+import os
+import pathlib
+import re
+import shutil
+import stat
+
+import harness
+
+KINDS = ("main", "vcpu", "block")
+CALL = re.compile(r"^(\d+)\s+(?:<\.\.\. )?([a-z0-9_]+)(?:\(| resumed)(.*)$")
+# What a guest does so that the tables are used: the layer's file system, a raw disk with holes and
+# zeroes, entropy, a lot of output and input.
+WORK = """
+set -e
+dd if=/dev/zero of=/file bs=64k count=64 conv=fsync 2>/dev/null
+rm /file; sync; fstrim / || true
+dd if=/dev/vdc of=/dev/null bs=4k count=4 2>/dev/null
+dd if=/dev/zero of=/dev/vdc bs=4k count=4 conv=fsync 2>/dev/null
+blkdiscard -z -l 1048576 /dev/vdc
+blkdiscard -l 1048576 /dev/vdc
+head -c 65536 /dev/hwrng >/dev/null
+head -c 4000000 /dev/zero
+cat >/dev/null
+"""
+
+
+def rules(kind):
+    """The rules of one table: (line, system call, what must stand in its arguments)."""
+    for line in (harness.ROOT / "vmm/seccomp" / f"{kind}.rules").read_text().splitlines():
+        words = line.split("#")[0].split()
+        if words:
+            yield " ".join(words), words[0], words[3] if len(words) == 4 else ""
+
+
+def recorded(trace):
+    """The calls of each kind of thread, with their arguments, after its filter was installed."""
+    calls = {kind: set() for kind in KINDS}
+    kinds, narrow = {}, set()
+    for line in trace.read_text(errors="replace").splitlines():
+        match = CALL.match(line)
+        if not match:
+            continue
+        thread, call, rest = match.groups()
+        name = re.search(r'PR_SET_NAME, "hutch-(\w+)"', rest)
+        if call == "prctl" and name:
+            kinds[thread] = name.group(1)
+        elif call == "seccomp" and thread in kinds:
+            narrow.add(thread)
+        elif thread in narrow:
+            calls[kinds[thread]].add((call, rest))
+    return calls
+
+
+def traced_share(folder, trace):
+    """A share folder whose hutch-vmm runs under strace."""
+    share = pathlib.Path(folder) / "share"
+    share.mkdir()
+    for entry in harness.SHARE.iterdir():
+        if entry.name != "hutch-vmm":
+            (share / entry.name).symlink_to(entry.resolve())
+    wrapper = share / "hutch-vmm"
+    real = (harness.SHARE / "hutch-vmm").resolve()
+    wrapper.write_text(f'#!/bin/sh\nexec strace -f -qq -o "{trace}" "{real}" "$@"\n')
+    wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    return share
+
+
+def tests(tap):
+    if not shutil.which("strace"):
+        tap.check("strace is installed", False, "apt-get install strace")
+        return
+    calls = {kind: set() for kind in KINDS}
+    with harness.scratch() as folder:
+        tiny = pathlib.Path(folder) / "tiny.trace"
+        unit = harness.run("strace", "-f", "-qq", "-o", tiny, harness.ROOT / "build/vmm/vmm_test")
+        tap.equal("the VMM's tests pass while they are traced", unit.code, 0, unit)
+
+        trace = pathlib.Path(folder) / "guest.trace"
+        disk = pathlib.Path(folder) / "disk.img"
+        disk.touch()
+        os.truncate(disk, 16 << 20)
+        share = traced_share(folder, trace)
+        worked = harness.guest(
+            "--console", "--timings", "--disk", disk, "--", "sh", "-c", WORK, stdin=bytes(1_000_000),
+            env=harness.environment(HUTCH_SHARE=str(share)))
+        tap.equal("a guest uses its devices while it is traced", worked.code, 0, worked)
+        for path in (tiny, trace):
+            for kind, seen in recorded(path).items() if path.exists() else ():
+                calls[kind] |= seen
+    for kind in KINDS:
+        tap.check(f"threads of kind {kind} were recorded", len(calls[kind]) > 10, calls[kind])
+        unneeded = [
+            line for line, call, argument in rules(kind)
+            if not any(name == call and argument in rest for name, rest in calls[kind])
+        ]
+        tap.check(f"every rule of {kind} is needed", not unneeded, "\n".join(unneeded))
