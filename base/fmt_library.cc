@@ -1,5 +1,5 @@
-// The one translation unit that holds {fmt}: Debian has no static library of it, and its header-only
-// form would be compiled again in every other unit.
+// The one translation unit that holds {fmt}: Debian has no static library of it, and its
+// header-only form would be compiled again in every other unit.
 #include <fmt/format-inl.h>
 
 FMT_BEGIN_NAMESPACE

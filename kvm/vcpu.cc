@@ -13,7 +13,8 @@
 namespace hutch::kvm {
 namespace {
 
-// struct kvm_stats_desc, which ends in a name and has another size in C++ than in C (see ListHeader).
+// struct kvm_stats_desc, which ends in a name and has another size in C++ than in C (see
+// ListHeader).
 struct StatisticDescriptor {
   uint32_t flags;
   int16_t exponent;

@@ -102,9 +102,9 @@ typedef enum hutch_event_kind {
   HUTCH_EVENT_REPORT = 4,      /* counters: the answer to hutch_vm_query */
   HUTCH_EVENT_ENDED = 5, /* reason, message, remedy, console_tail, counters; a VM's last event */
 
-  HUTCH_EVENT_STARTED = 16, /* task, process_id (0 for a file) */
-  HUTCH_EVENT_FAILED = 17,  /* task, stage, error_number, message; the task is over */
-  HUTCH_EVENT_OUTPUT = 18,  /* task, stream, data, data_size */
+  HUTCH_EVENT_STARTED = 16,    /* task, process_id (0 for a file) */
+  HUTCH_EVENT_FAILED = 17,     /* task, stage, error_number, message; the task is over */
+  HUTCH_EVENT_OUTPUT = 18,     /* task, stream, data, data_size */
   HUTCH_EVENT_OUTPUT_END = 19, /* task, stream */
   HUTCH_EVENT_EXITED = 20,     /* task, signaled, value, out_of_memory */
   HUTCH_EVENT_WRITABLE = 21,   /* task: a write that took less than asked may go on */
@@ -156,7 +156,8 @@ struct hutch_event {
   int mark;
   uint64_t monotonic_ns; /* CLOCK_MONOTONIC of the host */
 
-  int stream; /* 1: standard output, all output of a terminal, a file's content; 2: standard error */
+  int stream; /* 1: standard output, all output of a terminal, a file's content; 2: standard error
+               */
   const void* data;
   size_t data_size; /* bytes, never 0 in an OUTPUT */
 
@@ -206,15 +207,15 @@ typedef enum hutch_description {
 
 typedef struct hutch_vm_options {
   size_t size;
-  uint32_t cpus;             /* 1 to 16; 0: 1 */
-  uint64_t memory;           /* bytes, whole MiB, 128 MiB to 64 GiB; 0: 256 MiB */
-  const char* kernel;        /* ELF vmlinux or bzImage; required */
-  const char* initramfs;     /* may be NULL */
-  const char* command_line;  /* of the guest kernel; NULL: empty */
-  int description;           /* hutch_description */
-  int pit;                   /* emulate the 8254 timer */
+  uint32_t cpus;                  /* 1 to 16; 0: 1 */
+  uint64_t memory;                /* bytes, whole MiB, 128 MiB to 64 GiB; 0: 256 MiB */
+  const char* kernel;             /* ELF vmlinux or bzImage; required */
+  const char* initramfs;          /* may be NULL */
+  const char* command_line;       /* of the guest kernel; NULL: empty */
+  int description;                /* hutch_description */
+  int pit;                        /* emulate the 8254 timer */
   const hutch_disk* const* disks; /* /dev/vda first */
-  size_t disk_count;         /* at most 8 */
+  size_t disk_count;              /* at most 8 */
   /* Folder for private copies; NULL: /var/tmp. What is made there has no name. */
   const char* scratch_directory;
   /* Do not expect our agent in the guest: no connection to it is offered. */
@@ -257,11 +258,11 @@ HUTCH_EXPORT void hutch_vm_free(hutch_vm* vm);
 
 typedef struct hutch_agent_options {
   size_t size;
-  int fd;            /* a connected stream socket to the agent; required */
-  const char* token; /* shared secret where the transport does not authenticate; NULL: none */
-  uint32_t timeout_ms; /* to its first answer; 0: 60 s; then AGENT_LOST */
+  int fd;                /* a connected stream socket to the agent; required */
+  const char* token;     /* shared secret where the transport does not authenticate; NULL: none */
+  uint32_t timeout_ms;   /* to its first answer; 0: 60 s; then AGENT_LOST */
   const char* host_name; /* NULL: the machine keeps its own */
-  int set_clock;     /* set its clock from this host's */
+  int set_clock;         /* set its clock from this host's */
 } hutch_agent_options;
 
 /* An agent that runs elsewhere than in a machine of this library. */
@@ -281,7 +282,7 @@ HUTCH_EXPORT int hutch_agent_shutdown(hutch_agent* agent, int reboot, hutch_erro
 
 typedef struct hutch_process_options {
   size_t size;
-  const char* const* arguments; /* ends with NULL; the program is looked up in the guest's PATH */
+  const char* const* arguments;   /* ends with NULL; the program is looked up in the guest's PATH */
   const char* const* environment; /* "NAME=value" on top of the user's default; NULL: none */
   const char* working_directory;  /* NULL: the user's home */
   const char* user;               /* name or number; NULL: root */
@@ -308,7 +309,7 @@ typedef struct hutch_file_options {
   uint64_t offset;
   uint64_t limit; /* bytes at most; 0: to the end */
   /* writing */
-  uint32_t mode;  /* of a new file; 0: 0644 */
+  uint32_t mode; /* of a new file; 0: 0644 */
   int append;
   int create_new; /* fail when it exists */
 } hutch_file_options;
