@@ -138,7 +138,7 @@ int Relay::loop(Wanted wanted) {
     if (writes_console) write_console_input();
     output_.flush();
     errors_.flush();
-    if (is_process) check_broken_output();
+    if (is_process && output_.is_broken()) tell_broken();
     check_deadlines();
   }
   return *exit_code_;
@@ -277,6 +277,10 @@ void Relay::handle_signals() {
           signal_process(*number);
         }
         break;
+      case SIGPIPE:
+        // From a write of ours, or from the hutch that runs this one in the emulated machine.
+        tell_broken();
+        break;
       case SIGHUP:
       case SIGQUIT:
         if (!started_ || exit_code_) {
@@ -365,8 +369,8 @@ void Relay::read_console() {
   }
 }
 
-void Relay::check_broken_output() {
-  if (!output_.is_broken() || told_broken_ || !started_ || exit_code_) return;
+void Relay::tell_broken() {
+  if (told_broken_ || !started_ || exit_code_) return;
   // As in a pipeline of the host: whoever writes to a pipe without a reader gets SIGPIPE.
   told_broken_ = true;
   signal_process(SIGPIPE);

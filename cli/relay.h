@@ -93,7 +93,7 @@ class Relay {
   void send_input();
   void read_console();
   void write_console_input();
-  void check_broken_output();
+  void tell_broken();
   void check_deadlines();
   bool wants_input() const;
   bool is_done() const;

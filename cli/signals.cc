@@ -12,13 +12,13 @@ namespace hutch::cli {
 Signals::Signals() {
   sigset_t taken;
   ::sigemptyset(&taken);
-  for (int number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGCONT}) {
+  for (int number :
+       {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGPIPE, SIGWINCH, SIGCONT}) {
     struct sigaction action {};
     ::sigaction(number, nullptr, &action);
     if (action.sa_handler != SIG_IGN || number == SIGWINCH) ::sigaddset(&taken, number);
   }
   ::sigprocmask(SIG_BLOCK, &taken, nullptr);
-  ::signal(SIGPIPE, SIG_IGN);
   fd_ = Fd(::signalfd(-1, &taken, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!fd_) throw Failure(fail_errno(errno, "watching signals").value());
 }

@@ -9,9 +9,8 @@
 
 namespace hutch::cli {
 
-// Blocks INT, TERM, HUP, QUIT, USR1, USR2, WINCH and CONT, as far as they were not ignored when the
-// program started (nohup, background jobs), and ignores PIPE. Restores nothing: the program ends
-// afterwards.
+// Blocks INT, TERM, HUP, QUIT, USR1, USR2, PIPE, WINCH and CONT, as far as they were not ignored
+// when the program started (nohup, background jobs). Restores nothing: the program ends afterwards.
 class Signals {
  public:
   Signals();

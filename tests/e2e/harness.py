@@ -87,11 +87,12 @@ def run(*words, stdin=b"", env=None, limit=LIMIT, cwd=None):
         stderr=subprocess.PIPE,
         env=env or environment(),
         cwd=cwd,
+        start_new_session=True,
     )
     try:
         out, err = process.communicate(stdin, timeout=limit)
     except subprocess.TimeoutExpired:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
         err += b"\n(the test gave up after %d s)" % limit
     return Result(process.returncode, out, err, time.monotonic() - start)
