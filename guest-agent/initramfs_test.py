@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Reads the built initramfs back: what the kernel needs is in it, and the same input gives the same bytes.
+"""Reads the built initramfs back: what the kernel needs is in it, and the same program gives the
+same bytes.
 
 usage: initramfs_test.py MAKE-INITRAMFS PROGRAM INITRAMFS
 """
