@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <thread>
 
 #include "tests/guest_driver.h"
@@ -195,7 +196,10 @@ RaceResult race(int rounds, bool flip_next) {
   });
 
   RaceResult result;
-  for (int i = 0; i < rounds; i++) {
+  // On a busy host the other thread may not run for long: until it has been seen at work.
+  auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  for (int i = 0;
+       i < rounds || (result.refused == 0 && std::chrono::steady_clock::now() < deadline); i++) {
     fixture.driver.raw_descriptor(0, 0x100000, 64, spec::kDescriptorNext, 1);
     fixture.driver.raw_descriptor(1, 0x110000, 64, spec::kDescriptorWrite | spec::kDescriptorNext,
                                   2);

@@ -350,9 +350,10 @@ TEST_CASE("V19: a transfer beyond the limit is refused") {
 }
 
 // Changes the header while the device has it; without instrumentation, since the race is meant.
-__attribute__((no_sanitize("thread"))) void flip_header(std::byte* header, uint64_t sector) {
+__attribute__((no_sanitize("thread"))) void flip_header(std::byte* header, uint64_t sector,
+                                                        uint32_t type) {
   *reinterpret_cast<volatile uint64_t*>(header + 8) = sector;
-  *reinterpret_cast<volatile uint32_t*>(header) = sector % 2 == 0 ? spec::kBlockIn : 99;
+  *reinterpret_cast<volatile uint32_t*>(header) = type;
 }
 
 TEST_CASE("V02: a header that changes after it was checked changes nothing") {
@@ -362,19 +363,27 @@ TEST_CASE("V02: a header that changes after it was checked changes nothing") {
   std::atomic<bool> stop{false};
   std::thread flipper([&] {
     for (uint64_t i = 0; !stop; i++)
-      flip_header(host, i % 3 == 0 ? 1 : i % 3 == 1 ? ~0ull >> (i % 60) : kSectors - 1);
+      flip_header(host, i % 3 == 0 ? kSectors - 1 : ~0ull >> (i % 60),
+                  i % 4 == 0 ? 99 : spec::kBlockIn);
   });
   std::map<int, int> statuses;
-  // MemoryBackend is inside its bytes or an address sanitizer says so.
-  for (int i = 0; i < 20'000; i++) {
+  int rounds = 0;
+  // The backend is inside its bytes or a sanitizer says so. On a busy host the other thread may not
+  // run for long: until it has been seen at work.
+  auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (rounds < 20'000 || (statuses.size() < 3 && std::chrono::steady_clock::now() < deadline)) {
+    REQUIRE(fixture.memory.write(where, spec::BlockRequestHeader{spec::kBlockIn, 0, 1}));
     testing::RequestBuilder builder = fixture.queue.request();
     std::move(builder).readable_at(where, 16).writable(512).writable(1);
     statuses[fixture.status(std::move(builder))]++;
+    rounds++;
   }
   stop = true;
   flipper.join();
   CHECK(statuses[kOk] > 0);
-  CHECK(statuses[kOk] + statuses[kIoError] + statuses[kUnsupported] == 20'000);
+  CHECK(statuses[kIoError] > 0);
+  CHECK(statuses[kUnsupported] > 0);
+  CHECK(statuses[kOk] + statuses[kIoError] + statuses[kUnsupported] == rounds);
 }
 
 // --- V12, V17 ----------------------------------------------------------------------------------
