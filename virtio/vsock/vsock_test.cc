@@ -554,6 +554,38 @@ TEST_CASE("V21: a storm of strays is answered as far as there is room, and kept 
   CHECK(guest.next() == 0);
 }
 
+TEST_CASE("V23: of all the host's ports the guest reaches the one that was offered, once") {
+  Guest guest(64);
+  auto [ours, host] = socket_pair(SOCK_STREAM).value();
+  int opened = 0;
+  guest.device.offer(kHostPort, std::move(ours), [&] { opened++; });
+  uint32_t answers = 0;
+  std::vector<uint32_t> welcome;
+  auto look = [&] {
+    for (uint16_t operation = guest.next(); operation != 0; operation = guest.next()) {
+      answers++;
+      if (operation == spec::kVsockResponse) welcome.push_back(guest.last.packet.source_port);
+    }
+  };
+  for (uint32_t round = 0; round < 2; round++) {
+    for (uint32_t port = 0; port < 65'536; port++) {
+      guest.host_port = port;
+      guest.guest_port = 100'000 + round;
+      guest.submit(guest.packet(spec::kVsockRequest));
+      if (port % 64 != 63) continue;
+      guest.driver.kick(spec::kVsockQueueTx);
+      guest.run();
+      while (guest.tx.take_used()) {
+      }
+      look();
+    }
+  }
+  CHECK(answers == 2 * 65'536);
+  CHECK(welcome == std::vector<uint32_t>{kHostPort});
+  CHECK(opened == 1);
+  CHECK(guest.device.connection_count() == 1);
+}
+
 // --- V22 ---------------------------------------------------------------------------------------
 
 TEST_CASE("V22: a guest that overruns its credit is reset; the host never holds more") {
