@@ -23,6 +23,7 @@
 #include "base/log.h"
 #include "base/sys.h"
 #include "guest-agent/last_words.h"
+#include "guest-agent/leave.h"
 #include "guest-agent/root.h"
 #include "guest-agent/server.h"
 #include "guest-agent/system.h"
@@ -70,8 +71,7 @@ std::optional<Options> parse_options(int count, char** words) {
 
 // The end of PID 1 is the end of the machine.
 [[noreturn]] void end_machine(std::optional<ShutdownKind> kind) {
-  ::kill(-1, SIGKILL);
-  ::sync();
+  leave_file_systems();
   ::reboot(kind == ShutdownKind::kReboot ? RB_AUTOBOOT : RB_POWER_OFF);
   die(fail_errno(errno, "ending the machine").value());
 }

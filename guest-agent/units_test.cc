@@ -11,6 +11,7 @@
 #include "base/sys.h"
 #include "guest-agent/accounts.h"
 #include "guest-agent/cgroups.h"
+#include "guest-agent/leave.h"
 #include "guest-agent/root.h"
 
 namespace hutch::agent {
@@ -157,6 +158,19 @@ TEST_CASE("control groups are made, asked for memory kills and removed when empt
   Cgroup empty = none.make().value();
   CHECK(empty.folder() == -1);
   CHECK_FALSE(empty.was_out_of_memory());
+}
+
+TEST_CASE("mount points come last mounted first, with their escapes undone") {
+  CHECK(mount_points("22 1 0:5 / / rw - overlay overlay rw\n"
+                     "23 22 0:6 / /proc rw,nosuid - proc proc rw\n"
+                     "30 22 254:32 /a /mnt/two\\040words\\134 rw - ext4 /dev/vdc rw\n") ==
+        std::vector<std::string>{"/mnt/two words\\", "/proc", "/"});
+}
+
+TEST_CASE("a mount table that is cut short has no mount point too many") {
+  CHECK(mount_points("").empty());
+  CHECK(mount_points("22 1 0:5\n\n22 1 0:5 /").empty());
+  CHECK(mount_points("22 1 0:5 / /x\\04") == std::vector<std::string>{"/x\\04"});
 }
 
 }  // namespace
