@@ -183,29 +183,45 @@ std::string find_qemu() {
 }
 
 std::vector<std::string> qemu_command(const Paths& paths, const Record& record) {
-  // What images/machine/init reads; commas and spaces stand between its words. The other words make
-  // the boot faster under emulation, where no attack by speculation is possible.
   // Without links: the machine looks for it before the host's root is its own.
   std::string agent = std::filesystem::canonical(find_program(kAgentProgram)).string();
+  // images/machine/init reads words with commas and spaces between them.
   for (const std::string& path : {agent, paths.token})
     if (path.find_first_of(", \"") != std::string::npos)
       throw Failure("state", fmt::format("{} has a comma, space or quote in it", path),
                     "set HUTCH_RUNTIME and HUTCH_SHARE to folders without them");
+  // docs/emulated-machine.md gives the reason for each of these settings.
   std::string kernel_words = fmt::format(
-      "console=ttyS0 quiet panic=-1 mitigations=off audit=0 tsc=reliable hutch.init={} "
-      "hutch.args=--listen,0.0.0.0:{},--token-file,{}",
+      "console=ttyS0 quiet panic=-1 mitigations=off audit=0 tsc=reliable cryptomgr.notests "
+      "hutch.init={} hutch.args=--listen,0.0.0.0:{},--token-file,{}",
       agent, kAgentPort, paths.token);
-  return {find_qemu(), "-name", "hutch-machine", "-nodefaults", "-no-user-config", "-no-reboot",
-          "-display", "none", "-monitor", "none", "-accel", "tcg,thread=multi", "-machine", "q35",
-          "-cpu",
-          // QEMU does not tell a nested hypervisor of XSETBV, so guests would find a broken XSAVE.
-          "max,+svm,+npt,-xsave", "-smp", std::to_string(record.cpus), "-m",
-          fmt::format("{}M", record.memory >> 20), "-kernel", find_shared(kMachineKernelFile),
-          "-initrd", find_shared(kMachineInitrdFile), "-append", kernel_words, "-serial",
-          "file:" + paths.console, "-netdev",
-          fmt::format("user,id=net,hostfwd=tcp:127.0.0.1:{}-10.0.2.15:{}", record.port, kAgentPort),
-          "-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci", "-virtfs",
-          "local,path=/,mount_tag=host,security_model=none,multidevs=remap"};
+  const std::pair<const char*, std::string> options[] = {
+      {"-name", "hutch-machine"},
+      {"-display", "none"},
+      {"-monitor", "none"},
+      {"-machine", "q35"},
+      // With a thread for each CPU, QEMU 7.2 hangs when the kernel changes its own code.
+      {"-accel", "tcg,thread=single"},
+      // QEMU does not tell a nested hypervisor of XSETBV, so guests would find a broken XSAVE.
+      {"-cpu", "max,+svm,+npt,-xsave"},
+      {"-smp", std::to_string(record.cpus)},
+      {"-m", fmt::format("{}M", record.memory >> 20)},
+      {"-kernel", find_shared(kMachineKernelFile)},
+      {"-initrd", find_shared(kMachineInitrdFile)},
+      {"-append", kernel_words},
+      {"-serial", "file:" + paths.console},
+      {"-netdev",
+       fmt::format("user,id=net,hostfwd=tcp:127.0.0.1:{}-10.0.2.15:{}", record.port, kAgentPort)},
+      {"-device", "virtio-net-pci,netdev=net,romfile="},
+      {"-device", "virtio-rng-pci"},
+      {"-virtfs", "local,path=/,mount_tag=host,security_model=none,multidevs=remap"},
+  };
+  std::vector<std::string> words{find_qemu(), "-nodefaults", "-no-user-config", "-no-reboot"};
+  for (const auto& [option, value] : options) {
+    words.emplace_back(option);
+    words.push_back(value);
+  }
+  return words;
 }
 
 // Starts QEMU in a session of its own, so that no terminal's signals reach it.
@@ -378,8 +394,7 @@ void start_machine(const MachineSize& size, std::chrono::nanoseconds timeout) {
 
   Record record;
   record.memory = size.memory;
-  record.cpus =
-      size.cpus != 0 ? size.cpus : std::clamp(std::thread::hardware_concurrency(), 1u, 4u);
+  record.cpus = size.cpus;
   record.port = free_port();
   write_private(paths.token, new_token() + "\n");
   ::unlink(paths.console.c_str());

@@ -22,7 +22,7 @@ namespace hutch::cli {
 
 struct MachineSize {
   uint64_t memory = 4ull << 30;  // bytes
-  uint32_t cpus = 0;             // 0: as many as the host has, at most 4
+  uint32_t cpus = 1;             // one thread emulates them all: more are no faster
 };
 
 struct MachineStatus {

@@ -62,7 +62,9 @@ void add_start(Program& program, CLI::App& verb) {
           },
           "Memory, such as 4GiB (the default); guests take theirs from it")
       ->type_name("SIZE");
-  start->add_option("-c,--cpus", size->cpus, "CPUs (default: as many as this host has, at most 4)")
+  start
+      ->add_option("-c,--cpus", size->cpus,
+                   "CPUs (default 1: one thread emulates them all, so more are no faster)")
       ->type_name("N")
       ->check(CLI::Range(1, 64));
   start
@@ -73,7 +75,7 @@ void add_start(Program& program, CLI::App& verb) {
           },
           "Give up after this time (default 3m)")
       ->type_name("TIME");
-  start->footer("Examples:\n  hutch machine start\n  hutch machine start --memory 8GiB --cpus 8");
+  start->footer("Examples:\n  hutch machine start\n  hutch machine start --memory 8GiB");
   start->callback([&program, size, timeout] {
     program.action = [size, timeout] {
       start_machine(*size, *timeout);

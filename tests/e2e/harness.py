@@ -63,7 +63,7 @@ class Result:
 
     @property
     def errors(self):
-        """Standard error without the one line that says where the guest runs."""
+        """Standard error without the line that says where the guest runs."""
         lines = self.err.decode(errors="replace").splitlines()
         return "\n".join(line for line in lines if "using the emulated machine" not in line)
 

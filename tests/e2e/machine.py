@@ -1,4 +1,4 @@
-"""The emulated machine: its verbs, its death, and commands in it. Leaves it running."""
+"""The emulated machine: its verbs, its death, and commands in it."""
 
 import concurrent.futures
 import json
@@ -129,10 +129,21 @@ def removal(tap):
     sleeper.wait()
 
 
+def automatic(tap):
+    """`hutch run` starts the machine where it needs it."""
+    if harness.runs_on_kvm():
+        tap.check("guests need no machine here", harness.guest("--", "true").code == 0 and status()["state"] == "absent")
+        return
+    result = harness.guest("--", "echo", "output")
+    lines = result.err.decode().splitlines()
+    tap.equal("hutch run starts the machine by itself", (result.code, result.out, status()["state"]), (0, b"output\n", "running"), result)
+    tap.equal("and says so in one line", sum("using the emulated machine" in line for line in lines), 1, result)
+
+
 def tests(tap):
     if not shutil.which("qemu-system-x86_64"):
         tap.check("QEMU is installed", False, "apt-get install qemu-system-x86")
         return
-    for part in (verbs, security, commands, death, removal):
+    for part in (verbs, security, commands, death, removal, automatic):
         print(f"# machine: {part.__name__}", flush=True)
         part(tap)
