@@ -115,10 +115,18 @@ void send(Machine& machine, FuzzInput& input) {
         header.forwarded_count = input.take<uint32_t>();
     }
   }
-  const bool is_honest = std::memcmp(&header, &honest, sizeof header) == 0;
+  // Only addresses and type decide which connection a packet belongs to.
+  VsockHeader address = header;
+  address.length = honest.length;
+  address.operation = honest.operation;
+  address.forwarded_count = honest.forwarded_count;
+  const bool is_honest = std::memcmp(&address, &honest, sizeof address) == 0;
+  // What came before a connection opened was dropped; a second REQUEST ends the connection.
+  if (is_honest && header.operation == kVsockRequest) flow.sent = 0;
   std::vector<std::byte> payload(length, kForged);
-  if (is_honest && operation == kVsockReadWrite) {
-    for (std::byte& byte : payload) byte = pattern(flow.sent++);
+  if (is_honest && header.operation == kVsockReadWrite) {
+    const uint32_t carried = std::min<uint32_t>(header.length, length);
+    for (std::byte& byte : std::span(payload).first(carried)) byte = pattern(flow.sent++);
   }
   std::vector<FuzzRing::Buffer> buffers{
       {machine.rings[1].place(std::as_bytes(std::span(&header, 1))), false}};
@@ -146,7 +154,6 @@ void host_acts(Machine& machine, FuzzInput& input) {
         FUZZ_CHECK(machine.is_spoiled() ||
                    bytes[static_cast<size_t>(i)] == pattern(flow.received++));
       }
-      FUZZ_CHECK(machine.is_spoiled() || flow.received <= flow.sent);
       break;
     }
     case 4:
