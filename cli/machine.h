@@ -50,6 +50,10 @@ AgentHandle connect_to_machine();
 int execute_in_machine(const std::vector<std::string>& arguments, bool terminal, bool input,
                        const std::vector<std::string>& extra_environment = {});
 
+// In the machine: leads standard error to where the hutch outside has asked for it
+// (run_in_machine).
+void take_messages_variable();
+
 // `hutch WORDS...` in the machine, started when needed; says so in one line that gives `reason`.
 int run_in_machine(const std::vector<std::string>& words, bool terminal, bool input,
                    const std::string& reason);

@@ -9,6 +9,7 @@
 #include "base/sys.h"
 #include "cli/arguments.h"
 #include "cli/failure.h"
+#include "cli/machine.h"
 
 namespace hutch::cli {
 
@@ -51,6 +52,7 @@ Environment:
 Manual pages: hutch(1), hutch-run(1), hutch-doctor(1), hutch-machine(1))");
   app.require_subcommand(1);
   use_help(app);
+  app.set_version_flag("--version", "hutch " HUTCH_VERSION, "Print the version");
   add_run(program);
   add_doctor(program);
   add_machine(program);
@@ -86,6 +88,7 @@ int run_program(int count, const char* const* words, uint64_t start_ns) {
   // An error in the arguments themselves is to be JSON too.
   program.json = std::find(program.words.begin(), dashes, "--json") != dashes;
   try {
+    take_messages_variable();
     describe(program);
     program.app.parse(count - static_cast<int>(program.words.end() - dashes), words);
     return program.action();

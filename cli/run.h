@@ -21,7 +21,7 @@ struct RunArguments {
   bool input = true;
   TerminalChoice terminal = TerminalChoice::kDetect;
   std::optional<std::chrono::nanoseconds> timeout;
-  std::chrono::nanoseconds boot_timeout = std::chrono::seconds(60);
+  std::optional<std::chrono::nanoseconds> boot_timeout;
   std::string kernel;  // empty: ours
   std::string initramfs;
   std::string command_line;

@@ -29,6 +29,8 @@ constexpr const char* kConsoleWords = "loglevel=7 panic=-1 console=ttyS0";
 constexpr const char* kRootWords = "hutch.root=/dev/vda hutch.layer=/dev/vdb";
 
 constexpr uint64_t kSecond = 1'000'000'000;
+constexpr std::chrono::nanoseconds kBootTime = std::chrono::seconds(60);
+constexpr std::chrono::nanoseconds kEmulatedBootTime = std::chrono::seconds(180);
 // A guest that is asked to power off flushes its disks first.
 constexpr uint64_t kShutdownTime = 20 * kSecond;
 
@@ -155,7 +157,9 @@ void Run::start(ConsoleStreams& console) {
   options.scratch_directory = scratch.c_str();
   options.no_agent = !has_command();
   options.agent_timeout_ms = static_cast<uint32_t>(
-      std::chrono::duration_cast<std::chrono::milliseconds>(arguments_.boot_timeout).count());
+      std::chrono::duration_cast<std::chrono::milliseconds>(
+          arguments_.boot_timeout.value_or(is_in_machine() ? kEmulatedBootTime : kBootTime))
+          .count());
   options.host_name = "hutch";
   options.log_fd = STDERR_FILENO;
   options.vmm_path = vmm.c_str();

@@ -65,7 +65,8 @@ void add_machine_options(CLI::App& verb, RunArguments& arguments) {
             arguments.boot_timeout =
                 checked("--boot-timeout", [&] { return parse_duration(text); });
           },
-          "Give up when the agent in the guest has not answered after this time (default 60s)")
+          "Give up when the agent in the guest has not answered after this time (default 60s, "
+          "180s in the emulated machine)")
       ->type_name("TIME");
   verb.add_option("--image", arguments.image,
                   "The root file system: core, min, or the path of an EROFS file (default core)")

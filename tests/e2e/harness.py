@@ -145,11 +145,13 @@ def finish(process, limit=LIMIT):
 class Terminal:
     """hutch at a terminal of its own: its controlling one, of the given size."""
 
-    def __init__(self, *words, rows=30, columns=100, env=None):
+    def __init__(self, *words, rows=30, columns=100, env=None, stderr=None):
         self.output = b""
         self.process_id, self.fd = pty.fork()
         if self.process_id == 0:
             try:
+                if stderr:
+                    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT, 0o600), 2)
                 os.execvpe(HUTCH, [HUTCH, *[str(word) for word in words]], env or environment(TERM="vt100"))
             finally:
                 os._exit(99)

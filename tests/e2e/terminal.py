@@ -33,3 +33,10 @@ def tests(tap):
     tap.check("Ctrl-Z stops it, under job control", screen.wait_for(b"Stopped"), screen.output)
     screen.type(b"exit; exit 6\r")
     tap.equal("the shell's exit code passes through", screen.finish(), 6, screen.output)
+    with harness.scratch() as folder:
+        file = f"{folder}/errors"
+        screen = Terminal("run", "--image", "min", "--timings", "--json", "--", "sh", "-c", "tty; echo out; exit 3", stderr=file)
+        code = screen.finish()
+        report = harness.last_json(open(file).read()) or {}
+        tap.equal("with standard error elsewhere, the command's output is on the terminal", (code, b"/dev/pts/" in screen.output, b"out" in screen.output), (3, True, True), screen.output)
+        tap.check("and hutch's own report is not", report.get("path") == "boot" and b"marks_us" not in screen.output, open(file).read())
