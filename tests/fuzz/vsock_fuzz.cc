@@ -75,7 +75,7 @@ void send(Machine& machine, FuzzInput& input) {
   const uint32_t port = input.below(kPorts);
   Flow& flow = machine.flows[port];
   const uint16_t operation = input.pick(kOperations);
-  const uint32_t length = operation == kVsockReadWrite ? input.below(600) : 0;
+  const uint32_t length = operation == kVsockReadWrite ? input.below(256) : 0;
   VsockHeader header{kGuestCid,
                      kVsockHostCid,
                      port,
@@ -182,7 +182,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   machine.run();
   for (int step = 0; step < 40 && !input.is_empty(); step++) {
     switch (input.below(8)) {
-      case 0:
+      case 5:
         offer(machine, input.below(kPorts));
         break;
       case 1:
