@@ -92,9 +92,11 @@ Check check_kvm() {
       return bad("kvm",
                  fmt::format("you are in the group {}, but this session began before", group.name),
                  fmt::format("newgrp {}", group.name));
-    return bad(
-        "kvm", "you may not use /dev/kvm",
-        fmt::format("sudo usermod -aG {} \"$USER\"", group.name.empty() ? "kvm" : group.name));
+    bool group_may = (status.st_mode & 0060) == 0060 && status.st_gid != 0 && !group.name.empty();
+    return bad("kvm", "you may not use /dev/kvm",
+               group_may ? fmt::format("sudo usermod -aG {0} \"$USER\" && newgrp {0}", group.name)
+                         : "sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm && "
+                           "sudo usermod -aG kvm \"$USER\" && newgrp kvm");
   }
   if (!device)
     return bad("kvm", fmt::format("/dev/kvm cannot be opened: {}", strerrordesc_np(error)),

@@ -129,7 +129,7 @@ int run_in_machine(const std::vector<std::string>& words, bool terminal, bool in
                    const std::string& reason) {
   notice(
       fmt::format("this host's KVM cannot run guests ({}); using the emulated machine, which is "
-                  "slow",
+                  "slow; see hutch doctor",
                   reason));
   // Also when it runs: another hutch may just be starting it.
   start_machine({}, kStartTimeout);
