@@ -393,6 +393,9 @@ TEST_CASE("a file that is no kernel is an error with what is understood") {
   protocol::vmm::Start start;
   start.kvm = Fd(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
   start.kernel = Fd(::memfd_create("empty", MFD_CLOEXEC));
+  // With a disk, whose thread has narrowed itself by then and must still be able to end.
+  start.disks.push_back({Fd(::memfd_create("disk", MFD_CLOEXEC)), false, "test"});
+  REQUIRE(::ftruncate(start.disks[0].file.get(), 1 << 20) == 0);
   protocol::vmm::Packet packet = encode(start);
   REQUIRE(send_message(here.get(), packet.bytes, packet.fds));
   pid_t child = ::fork();

@@ -16,6 +16,8 @@ import harness
 
 KINDS = ("main", "vcpu", "block")
 CALL = re.compile(r"^(\d+)\s+(?:<\.\.\. )?([a-z0-9_]+)(?:\(| resumed)(.*)$")
+# One heap serves all threads, so what malloc calls in one it may call in each.
+HEAP = ("brk", "mmap", "munmap")
 # What a guest does so that the tables are used: the layer's file system, a raw disk with holes and
 # zeroes, entropy, a lot of output and input.
 WORK = """
@@ -60,7 +62,10 @@ def recorded(trace):
 
 
 def traced_share(folder, trace):
-    """A share folder whose hutch-vmm runs under strace."""
+    """A share folder whose hutch-vmm runs under strace.
+
+    Without ioctl: a boot enters the guest many thousand times, and the tiny guests cover those rules.
+    """
     share = pathlib.Path(folder) / "share"
     share.mkdir()
     for entry in harness.SHARE.iterdir():
@@ -68,7 +73,7 @@ def traced_share(folder, trace):
             (share / entry.name).symlink_to(entry.resolve())
     wrapper = share / "hutch-vmm"
     real = (harness.SHARE / "hutch-vmm").resolve()
-    wrapper.write_text(f'#!/bin/sh\nexec strace -f -qq -o "{trace}" "{real}" "$@"\n')
+    wrapper.write_text(f'#!/bin/sh\nexec strace -f --seccomp-bpf -e trace="!ioctl" -qq -o "{trace}" "{real}" "$@"\n')
     wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
     return share
 
@@ -80,7 +85,9 @@ def tests(tap):
     calls = {kind: set() for kind in KINDS}
     with harness.scratch() as folder:
         tiny = pathlib.Path(folder) / "tiny.trace"
-        unit = harness.run("strace", "-f", "-qq", "-o", tiny, harness.ROOT / "build/vmm/vmm_test")
+        unit = harness.run("strace", "-f", "-qq", "-o", tiny, harness.ROOT / "build/vmm/vmm_test",
+                           # Tracing makes it wait.
+                           "--test-case-exclude=until the first KVM_RUN*")
         tap.equal("the VMM's tests pass while they are traced", unit.code, 0, unit)
 
         trace = pathlib.Path(folder) / "guest.trace"
@@ -89,16 +96,17 @@ def tests(tap):
         os.truncate(disk, 16 << 20)
         share = traced_share(folder, trace)
         worked = harness.guest(
-            "--console", "--timings", "--disk", disk, "--", "sh", "-c", WORK, stdin=bytes(1_000_000),
+            "--console", "--boot-timeout", "3m", "--timings", "--disk", disk, "--", "sh", "-c", WORK, stdin=bytes(1_000_000),
             env=harness.environment(HUTCH_SHARE=str(share)))
         tap.equal("a guest uses its devices while it is traced", worked.code, 0, worked)
         for path in (tiny, trace):
             for kind, seen in recorded(path).items() if path.exists() else ():
                 calls[kind] |= seen
+    heap = {(name, rest) for seen in calls.values() for name, rest in seen if name in HEAP}
     for kind in KINDS:
         tap.check(f"threads of kind {kind} were recorded", len(calls[kind]) > 10, calls[kind])
         unneeded = [
             line for line, call, argument in rules(kind)
-            if not any(name == call and argument in rest for name, rest in calls[kind])
+            if not any(name == call and argument in rest for name, rest in calls[kind] | heap)
         ]
         tap.check(f"every rule of {kind} is needed", not unneeded, "\n".join(unneeded))
