@@ -50,18 +50,6 @@ Chain::Chain(Chain&& other) noexcept
       readable_size_(other.readable_size_),
       writable_size_(other.writable_size_) {}
 
-Chain& Chain::operator=(Chain&& other) noexcept {
-  assert(!outstanding_);
-  memory_ = other.memory_;
-  head_ = other.head_;
-  outstanding_ = std::exchange(other.outstanding_, false);
-  buffers_ = std::move(other.buffers_);
-  readable_count_ = other.readable_count_;
-  readable_size_ = other.readable_size_;
-  writable_size_ = other.writable_size_;
-  return *this;
-}
-
 Chain::~Chain() {
   assert(!outstanding_);
 }

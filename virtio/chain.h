@@ -18,7 +18,7 @@ namespace hutch::virtio {
 class [[nodiscard]] Chain {
  public:
   Chain(Chain&& other) noexcept;
-  Chain& operator=(Chain&& other) noexcept;
+  Chain& operator=(Chain&&) = delete;
   ~Chain();
 
   // Buffers the device reads, then those it writes, in the order of the chain. All lie in RAM and
