@@ -441,9 +441,9 @@ TEST_CASE("until the first KVM_RUN nothing waits but KVM_CREATE_VM and the first
   CHECK(least.size() >= 8);
   least.erase("off_cpu_ns/create_vm");
   least.erase("off_cpu_ns/first_memory_slot");
-  for (const auto& [step, blocked_ns] : least) {
-    INFO(step);
-    CHECK(blocked_ns <= 100'000);
+  for (const auto& step : least) {  // no structured binding: clang 14 captures none in INFO
+    INFO(step.first);
+    CHECK(step.second <= 100'000);
   }
 }
 

@@ -76,9 +76,9 @@ int main(int count, char** arguments) {
     if (words >> argument) {
       if (!(words >> comparison >> value) || comparison != "==")
         stop(where, "a condition reads: ARGUMENT == VALUE");
-      auto index = static_cast<unsigned>(value_of(where, argument));
-      status = seccomp_rule_add(filter, SCMP_ACT_ALLOW, syscall_number, 1,
-                                SCMP_CMP(index, SCMP_CMP_EQ, value_of(where, value)));
+      scmp_arg_cmp equal{static_cast<unsigned>(value_of(where, argument)), SCMP_CMP_EQ,
+                         value_of(where, value), 0};
+      status = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, syscall_number, 1, &equal);
     } else {
       status = seccomp_rule_add(filter, SCMP_ACT_ALLOW, syscall_number, 0);
     }
