@@ -57,6 +57,7 @@ def main():
         again = pathlib.Path(folder) / "again"
         subprocess.run([maker, program, again], check=True)
         assert again.read_bytes() == archive.read_bytes(), "the same program gave another archive"
+    print("ok 1 - the initramfs is what the kernel reads, and the same program gives the same bytes")
 
 
 if __name__ == "__main__":

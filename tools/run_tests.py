@@ -109,6 +109,13 @@ def tap(totals, name, command, limit=None, stream=False):
         show("".join(text))
 
 
+def tap_counts(output):
+    """The lines of TAP in `output`, in the shape of doctest's counts: (cases, passed, failed)."""
+    lines = [match for match in map(TAP.match, output.splitlines()) if match and not match.group(3)]
+    passed = sum(match.group(1).lower() == "ok" for match in lines)
+    return [(len(lines), passed, len(lines) - passed)] if lines else []
+
+
 def meson_tests(totals, folder, name):
     log = folder / "meson-logs/testlog.json"
     log.unlink(missing_ok=True)
@@ -121,7 +128,7 @@ def meson_tests(totals, folder, name):
     for line in log.read_text().splitlines():
         test = json.loads(line)
         output = test.get("stdout", "") + test.get("stderr", "")
-        counts = [tuple(map(int, match)) for match in DOCTEST.findall(output)]
+        counts = [tuple(map(int, match)) for match in DOCTEST.findall(output)] or tap_counts(output)
         passed = sum(count[1] for count in counts)
         failed = sum(count[2] for count in counts)
         title = f"{name}: {test['name']}"
