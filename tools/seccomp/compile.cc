@@ -1,6 +1,6 @@
-// Compiles a seccomp rule file to a C++ header with the finished BPF program.
+// Compiles seccomp rule files to a C++ header with the finished BPF program.
 //
-// Usage: seccomp-compile NAME RULES OUTPUT. A rule file has one rule a line:
+// Usage: seccomp-compile NAME OUTPUT RULES... A rule file has one rule a line:
 //
 //   syscall                      # reason
 //   syscall ARGUMENT == VALUE    # reason; ARGUMENT is 0 to 5, VALUE a number or a known name
@@ -54,12 +54,8 @@ uint64_t value_of(const std::string& where, const std::string& text) {
   return value;
 }
 
-}  // namespace
-
-int main(int count, char** arguments) {
-  if (count != 4) stop("seccomp-compile", "usage: seccomp-compile NAME RULES OUTPUT");
-  std::string name = arguments[1], path = arguments[2], output = arguments[3];
-  scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+// Adds the rules of the file `path`; ends the program at one that is not understood.
+void add_rules(scmp_filter_ctx filter, const std::string& path) {
   std::ifstream rules(path);
   if (!rules) stop(path, "cannot be read");
   std::string line;
@@ -84,14 +80,23 @@ int main(int count, char** arguments) {
     }
     if (status < 0) stop(where, "the rule is refused");
   }
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count < 4) stop("seccomp-compile", "usage: seccomp-compile NAME OUTPUT RULES...");
+  std::string name = arguments[1], output = arguments[2];
+  scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+  for (int i = 3; i < count; i++) add_rules(filter, arguments[i]);
 
   std::FILE* program = std::tmpfile();
   if (program == nullptr || seccomp_export_bpf(filter, fileno(program)) < 0)
-    stop(path, "the filter cannot be compiled");
+    stop(name, "the filter cannot be compiled");
   seccomp_release(filter);
   std::rewind(program);
   std::ofstream header(output);
-  header << "// Made from " << path.substr(path.rfind('/') + 1) << " by tools/seccomp/compile.cc.\n"
+  header << "// Made from vmm/seccomp/ by tools/seccomp/compile.cc.\n"
          << "#pragma once\n#include <linux/filter.h>\n\nnamespace hutch::vmm {\n"
          << "inline constexpr sock_filter " << name << "[] = {\n";
   sock_filter instruction;
