@@ -90,7 +90,8 @@ as_root() { # TEXT COMMAND...: a step as root, by sudo where needed
     command -v sudo >/dev/null || fail "root has to run this here: $*"
     run=(sudo)
   fi
-  step "$text" "$(cache_dir)/log/apt.log" "${run[@]}" "$@"
+  # The running system's own apt, whatever suite the caller is working with.
+  step "$text" "$(cache_dir)/log/apt.log" "${run[@]}" env -u APT_CONFIG "$@"
 }
 
 # The base address of the Debian mirror in this machine's own apt configuration.
