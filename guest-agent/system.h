@@ -9,7 +9,7 @@ namespace hutch::agent {
 
 // Brings the loopback device up.
 Result<void> bring_loopback_up();
-// Kernel settings (/proc/sys) and resource limits that programs of a development machine expect.
+// Kernel settings (/proc/sys, /sys/kernel) and resource limits that programs of a development machine expect.
 // One that the kernel does not have is passed over.
 void apply_settings();
 // Protects the agent from the out-of-memory killer; children give that up.

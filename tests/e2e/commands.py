@@ -16,6 +16,7 @@ echo "init=$(tr '\0' ' ' </proc/1/cmdline)"
 echo "arguments=$#:$1:$2:$3"
 echo "variable=$GIVEN"
 echo "clock=$(date +%s)"
+echo "protected=$(cat /sys/kernel/mm/lru_gen/min_ttl_ms)"
 echo "disk=$(df -k / | awk 'NR == 2 { print int($4 / 1024) }')"
 echo "processes=$(i=0; while [ $i -lt 200 ]; do true & i=$((i + 1)); done; wait; ps -eo stat= | grep -c Z)"
 """
@@ -33,6 +34,7 @@ def given(tap):
     tap.equal("arguments arrive as they are", found.get("arguments"), "3:one two::ü'\"$x")
     tap.equal("so do variables", found.get("variable"), "a b=c")
     tap.check("the clock is right", abs(int(found.get("clock", 0)) - time.time()) < 30, found)
+    tap.check("memory in use is protected from thrashing", int(found.get("protected") or 0) > 0, found)
     tap.check("there is room to write", int(found.get("disk", 0)) > 5000, found)
     tap.equal("200 processes at a time leave no zombie", found.get("processes"), "0")
     result = guest("--cpus", "2", "-u", "app", "-w", "/usr", "--", "sh", "-c", "id -un; pwd; nproc; echo $HOME; touch ~/mine && ls ~")
