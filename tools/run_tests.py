@@ -1,12 +1,13 @@
 """Runs Hutch's tests and adds up the single checks of all of them.
 
-Usage: run_tests.py unit|fuzz|e2e|lint|all, called by tools/dev, which has built everything before.
+Usage: run_tests.py lint|unit|fuzz|images|e2e|all, called by tools/dev, which has built everything before.
 Ends with `N passed, N failed, N skipped`; the exit status is 1 when something failed.
 
   lint   formatting, floors, shell scripts
   unit   the unit tests of build/, then all of them again under address and undefined behaviour
          sanitizers, built by clang
   fuzz   each fuzz target for FUZZ_SECONDS (20), two at a time, from the corpus in the tree
+  images two builds of the writable layer and of the small image, each from nothing, byte for byte
   e2e    tests/e2e: real guests, in the emulated machine where this host's KVM cannot run them
 """
 
@@ -203,14 +204,20 @@ def fuzz(totals):
                 show(result.stdout)
 
 
+def images(totals):
+    for name in ("layer", "min"):
+        check(totals, f"images: two builds of {name} have the same bytes",
+              [ROOT / "images/test_reproducible", name])
+
+
 def e2e(totals):
     tap(totals, "e2e", [ROOT / "tests/e2e/run"], stream=True)
 
 
 def main():
     which = sys.argv[1] if len(sys.argv) > 1 else "all"
-    parts = {"lint": [lint], "unit": [unit], "fuzz": [fuzz], "e2e": [e2e],
-             "all": [lint, unit, fuzz, e2e]}
+    parts = {"lint": [lint], "unit": [unit], "fuzz": [fuzz], "images": [images],
+             "e2e": [e2e], "all": [lint, unit, fuzz, images, e2e]}
     if which not in parts:
         sys.exit(f"unknown part {which}; the parts are {', '.join(parts)}")
     totals = Totals()
