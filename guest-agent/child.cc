@@ -24,8 +24,8 @@ namespace {
 
 using protocol::agent::FailureStage;
 
-constexpr int kReportDescriptor = 3;
-// Above the four that a child starts with.
+constexpr int kReportDescriptor = 4;
+// Above those that a child starts with.
 constexpr int kFirstSpareDescriptor = 16;
 // The exit status of a child that could not start: nobody looks at it, for its report says why.
 constexpr int kExitUnreported = 125;
@@ -72,14 +72,29 @@ void set_up_child(const ChildDescriptors& descriptors) {
     descriptor = ::fcntl(descriptor, F_DUPFD_CLOEXEC, kFirstSpareDescriptor);
     if (descriptor < 0) report_failure(FailureStage::kRequest, errno);
   }
+  int service = -1, program = -1;
+  if (descriptors.service >= 0) {
+    service = ::fcntl(descriptors.service, F_DUPFD_CLOEXEC, kFirstSpareDescriptor);
+    if (service < 0) report_failure(FailureStage::kRequest, errno);
+  }
+  if (descriptors.program >= 0) {
+    program = ::fcntl(descriptors.program, F_DUPFD_CLOEXEC, kFirstSpareDescriptor);
+    if (program < 0) report_failure(FailureStage::kRequest, errno);
+  }
   if (::dup3(report_descriptor, kReportDescriptor, O_CLOEXEC) < 0)
     report_failure(FailureStage::kRequest, errno);
   report_descriptor = kReportDescriptor;
+  ::close(protocol::agent::kServiceDescriptor);
+  ::close(kProgramDescriptor);
+  if (service >= 0 && ::dup2(service, protocol::agent::kServiceDescriptor) < 0)
+    report_failure(FailureStage::kRequest, errno);
+  if (program >= 0 && ::dup3(program, kProgramDescriptor, O_CLOEXEC) < 0)
+    report_failure(FailureStage::kRequest, errno);
   for (int i = 0; i < 3; i++) {
     if (::dup2(standard[i], i) < 0) report_failure(FailureStage::kRequest, errno);
   }
   // A child that does not exec must not hold the other children's pipes open.
-  if (::close_range(kReportDescriptor + 1, ~0U, 0) < 0)
+  if (::close_range(kProgramDescriptor + 1, ~0U, 0) < 0)
     report_failure(FailureStage::kRequest, errno);
 
   if (::setsid() < 0) report_failure(FailureStage::kRequest, errno);

@@ -1,6 +1,6 @@
 // Starting a child process: fork into its control group, then the set-up that every child needs.
 //
-// A child reports what it does on a pipe, its fourth descriptor, which exec closes: so the agent
+// A child reports what it does on a pipe, its descriptor 4, which exec closes: so the agent
 // learns exactly which step failed and with what errno, and never waits for it.
 #pragma once
 
@@ -25,12 +25,17 @@ struct Report {
   uint64_t size = 0;                      // of kDone: bytes transferred
 };
 
-// The descriptors that a child starts with. Those not given are /dev/null.
+// Where the child finds ChildDescriptors::program.
+constexpr int kProgramDescriptor = 5;
+
+// The descriptors that a child starts with. Of the first three those not given are /dev/null.
 struct ChildDescriptors {
   int input = -1;
   int output = -1;
   int error = -1;
   int report = -1;
+  int service = -1;       // becomes kServiceDescriptor; not given: that is closed
+  int program = -1;       // stays open at kProgramDescriptor until exec
   bool terminal = false;  // `output` is a terminal, to become the controlling one
 };
 
@@ -44,8 +49,9 @@ Result<Pipe> make_pipe();
 // return from its caller but end with exec or _exit.
 Result<pid_t> fork_child(int cgroup);
 
-// In the child: default signal actions, a session of its own, exactly the descriptors 0 to 3, no
-// protection from the out-of-memory killer. Ends the child with a report when a step fails.
+// In the child: default signal actions, a session of its own, exactly the descriptors of
+// ChildDescriptors, no protection from the out-of-memory killer. Ends the child with a report when
+// a step fails.
 void set_up_child(const ChildDescriptors& descriptors);
 // In the child: takes on the account for good. Without privileges only one's own account works.
 void become(const Account& account);

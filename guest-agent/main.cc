@@ -79,6 +79,7 @@ std::optional<Options> parse_options(int count, char** words) {
 Result<std::optional<ShutdownKind>> run_guest() {
   TRY(mount_first_file_systems());
   TRY(use_kernel_log());
+  Fd program = open_own_program();
   // The host answers while the file systems are mounted.
   Fd host = TRY(dial_host());
   TRY(enter_root());
@@ -87,8 +88,8 @@ Result<std::optional<ShutdownKind>> run_guest() {
   TRY(protect_from_memory_killer());
   apply_settings();
   bool has_cgroups = ::access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0;
-  auto server =
-      TRY(Server::create({.token = "", .owns_system = true}, has_cgroups ? kCgroupMount : ""));
+  auto server = TRY(Server::create({.token = "", .owns_system = true},
+                                   has_cgroups ? kCgroupMount : "", std::move(program)));
   return server->serve(std::move(host));
 }
 
@@ -104,7 +105,7 @@ Result<std::optional<ShutdownKind>> run_machine(const Options& options) {
   if (is_init) TRY(protect_from_memory_killer());
   bool has_cgroups = is_init && ::access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0;
   auto server = TRY(Server::create({.token = std::move(token), .owns_system = is_init},
-                                   has_cgroups ? kCgroupMount : ""));
+                                   has_cgroups ? kCgroupMount : "", open_own_program()));
   return server->serve_all(std::move(listener));
 }
 
@@ -113,7 +114,7 @@ Result<std::optional<ShutdownKind>> run_on_descriptor(int descriptor) {
   if (::prctl(PR_SET_CHILD_SUBREAPER, 1) < 0) return fail_errno(errno, "becoming a reaper");
   if (::fcntl(descriptor, F_SETFD, FD_CLOEXEC) < 0)
     return fail_errno(errno, fmt::format("using descriptor {}", descriptor));
-  auto server = TRY(Server::create({}, ""));
+  auto server = TRY(Server::create({}, "", open_own_program()));
   return server->serve(Fd(descriptor));
 }
 

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -63,9 +64,11 @@ std::string fault_of(const Spawn& request) {
 
 // The user's environment, with the request's on top; the last of equal names wins.
 std::vector<std::string> make_environment(const Account& account, const Spawn& request) {
-  std::vector<std::string> environment = {
-      std::string("PATH=") + kDefaultPath, "HOME=" + account.home,   "USER=" + account.name,
-      "LOGNAME=" + account.name,           "SHELL=" + account.shell, "LANG=C.UTF-8"};
+  std::vector<std::string> environment;
+  if (!request.clear_environment)
+    environment = {
+        std::string("PATH=") + kDefaultPath, "HOME=" + account.home,   "USER=" + account.name,
+        "LOGNAME=" + account.name,           "SHELL=" + account.shell, "LANG=C.UTF-8"};
   if (request.terminal) environment.push_back("TERM=xterm-256color");
   for (const std::string& variable : request.environment) {
     auto same = std::find_if(environment.begin(), environment.end(), [&](const std::string& other) {
@@ -132,11 +135,16 @@ ExecuteFailure execute(const std::string& program, std::string_view path, char**
     report_failure(FailureStage::kDirectory, errno);
   }
   std::vector<std::string> environment = make_environment(account, request);
-  std::string_view path;
+  std::string_view path = kDefaultPath;
   for (const std::string& variable : environment) {
     if (name_of(variable) == "PATH") path = std::string_view(variable).substr(5);
   }
   std::vector<std::string> arguments = request.arguments;
+  if (request.agent_program) {
+    ::execveat(kProgramDescriptor, "", pointers(arguments).data(), pointers(environment).data(),
+               AT_EMPTY_PATH);
+    report_failure(FailureStage::kExecute, errno);
+  }
   ExecuteFailure failure = execute(request.arguments.front(), path, pointers(arguments).data(),
                                    pointers(environment).data());
   report_failure(FailureStage::kExecute, failure.error_number, failure.lacks_interpreter);
@@ -247,6 +255,13 @@ Result<void> Process::start(const Spawn& request) {
   ChildDescriptors descriptors{.report = report.writer.get()};
   auto on_progress = [this] { check_end(); };
   output_ = std::make_unique<OutputPump>(services_.loop, outbox_, channel_, 1, true, on_progress);
+  std::pair<Fd, Fd> service;
+  if (request.agent_program) {
+    if (!services_.program) return fail("the agent does not know its own program");
+    service = TRY(socket_pair(SOCK_STREAM));
+    descriptors.service = service.second.get();
+    descriptors.program = services_.program.get();
+  }
   Pipe in, out, err;
   Terminal terminal;
   if (request.open_input) input_ = std::make_unique<InputPump>(services_.loop, outbox_, channel_);
@@ -282,6 +297,7 @@ Result<void> Process::start(const Spawn& request) {
   report_watch_ =
       TRY(services_.loop.watch(report_.get(), EPOLLIN, [this](uint32_t) { read_start_report(); }));
   input_sink_ = std::move(in.writer);
+  if (service.first) TRY(services_.serve(std::move(service.first), account->name));
   return {};
 }
 

@@ -3,7 +3,9 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <memory>
+#include <string>
 
 #include "guest-agent/cgroups.h"
 #include "guest-agent/child.h"
@@ -19,6 +21,10 @@ struct Services {
   Loop& loop;
   Reaper& reaper;
   Cgroups& cgroups;
+  // The agent's own program, for requests that start it in another mode; not open: it cannot.
+  Fd program;
+  // Serves `connection` for as long as it lasts, with the rights of `user` alone.
+  std::function<Result<void>(Fd connection, std::string user)> serve;
 };
 
 // Starts the process. What fails from now on, or failed already, goes to the host as Failed.

@@ -1,6 +1,7 @@
 #include "guest-agent/server.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -92,8 +93,12 @@ Result<uint16_t> port_of(const Fd& listener) {
   return ntohs(address.sin6_port);
 }
 
+Fd open_own_program() {
+  return Fd(::open("/proc/self/exe", O_PATH | O_CLOEXEC));
+}
+
 Result<std::unique_ptr<Server>> Server::create(SessionOptions options,
-                                               const std::string& cgroup_mount) {
+                                               const std::string& cgroup_mount, Fd program) {
   std::unique_ptr<Server> server(new Server(std::move(options)));
   server->loop_ = TRY(Loop::create());
   server->reaper_ =
@@ -101,14 +106,29 @@ Result<std::unique_ptr<Server>> Server::create(SessionOptions options,
   if (!cgroup_mount.empty()) server->cgroups_ = TRY(Cgroups::create(cgroup_mount));
   server->services_ =
       std::make_unique<Services>(*server->loop_, *server->reaper_, server->cgroups_);
+  server->services_->program = std::move(program);
+  server->services_->serve = [server = server.get()](Fd connection, std::string user) {
+    return server->add(std::move(connection),
+                       {.token = "", .owns_system = false, .user = std::move(user)});
+  };
   return server;
 }
 
-Result<void> Server::add(Fd connection) {
-  auto session = std::make_unique<Session>(*services_, options_, std::move(connection));
+Result<void> Server::add(Fd connection, SessionOptions options) {
+  auto session = std::make_unique<Session>(*services_, std::move(options), std::move(connection));
   TRY(session->start());
   sessions_.push_back(std::move(session));
   return {};
+}
+
+// All but the first, whose end its caller looks for.
+void Server::drop_ended() {
+  for (size_t i = sessions_.size(); i > 1; i--) {
+    const Session& session = *sessions_[i - 1];
+    if (!session.is_over()) continue;
+    if (!session.reason().empty()) log_error("a connection was dropped: {}", session.reason());
+    sessions_.erase(sessions_.begin() + static_cast<ptrdiff_t>(i - 1));
+  }
 }
 
 Result<void> Server::run_round() {
@@ -121,9 +141,12 @@ Result<void> Server::run_round() {
 }
 
 Result<std::optional<protocol::agent::ShutdownKind>> Server::serve(Fd connection) {
-  TRY(add(std::move(connection)));
+  TRY(add(std::move(connection), options_));
   const Session& session = *sessions_.front();
-  while (!session.is_over() && !shutdown_) TRY(run_round());
+  while (!session.is_over() && !shutdown_) {
+    TRY(run_round());
+    drop_ended();
+  }
   if (!shutdown_ && !session.reason().empty()) return fail(session.reason());
   return shutdown_;
 }
@@ -149,7 +172,7 @@ void Server::accept_one(int listener) {
   int yes = 1;
   if (::setsockopt(connection.get(), IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes) < 0)
     log_warning("asking a connection not to delay: errno {}", errno);
-  auto added = add(std::move(connection));
+  auto added = add(std::move(connection), options_);
   if (!added) log_error("{}", added.error().text());
 }
 

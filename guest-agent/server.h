@@ -16,11 +16,16 @@ Result<Fd> listen_on(const std::string& address);
 // The port that a listening socket got.
 Result<uint16_t> port_of(const Fd& listener);
 
+// The running program, to be executed again wherever the root has moved to. Call it while /proc is
+// mounted; a closed descriptor where it is not.
+Fd open_own_program();
+
 class Server {
  public:
   // `cgroup_mount`: where cgroup2 is mounted; empty: processes get no groups of their own.
+  // `program`: the agent's own, see open_own_program().
   static Result<std::unique_ptr<Server>> create(SessionOptions options,
-                                                const std::string& cgroup_mount);
+                                                const std::string& cgroup_mount, Fd program);
 
   // Serves one connection. Returns when the host has gone, with what Shutdown asked for if it did,
   // or why the host had to be dropped.
@@ -30,9 +35,10 @@ class Server {
 
  private:
   explicit Server(SessionOptions options) : options_(std::move(options)) {}
-  Result<void> add(Fd connection);
+  Result<void> add(Fd connection, SessionOptions options);
   void accept_one(int listener);
   Result<void> run_round();
+  void drop_ended();
 
   const SessionOptions options_;
   std::unique_ptr<Loop> loop_;

@@ -34,8 +34,8 @@ bool equal_secrets(std::string_view left, std::string_view right) {
 
 }  // namespace
 
-Session::Session(Services& services, const SessionOptions& options, Fd socket)
-    : services_(services), options_(options), socket_(std::move(socket)) {}
+Session::Session(Services& services, SessionOptions options, Fd socket)
+    : services_(services), options_(std::move(options)), socket_(std::move(socket)) {}
 
 Session::~Session() = default;
 
@@ -86,7 +86,7 @@ void Session::receive() {
 Result<void> Session::dispatch(Frame frame) {
   if (!greeted_) return greet(frame);
   if (frame.channel == 0) {
-    if (frame.type != FrameType::kShutdown)
+    if (frame.type != FrameType::kShutdown || !options_.user.empty())
       return fail(fmt::format("a frame of type {} on channel 0", static_cast<int>(frame.type)));
     shutdown_ = TRY(decode<Shutdown>(frame.payload))
     .kind;
@@ -144,12 +144,15 @@ Result<void> Session::open_channel(const Frame& frame) {
   std::unique_ptr<Operation> operation;
   if (frame.type == FrameType::kSpawn) {
     auto request = TRY(decode<Spawn>(frame.payload));
+    if (!options_.user.empty()) request.user = options_.user;
     operation = start_process(services_, *this, frame.channel, request);
   } else if (frame.type == FrameType::kReadFile) {
     auto request = TRY(decode<ReadFile>(frame.payload));
+    if (!options_.user.empty()) request.user = options_.user;
     operation = start_reading(services_, *this, frame.channel, request);
   } else {
     auto request = TRY(decode<WriteFile>(frame.payload));
+    if (!options_.user.empty()) request.user = options_.user;
     operation = start_writing(services_, *this, frame.channel, request);
   }
   operations_[frame.channel] = std::move(operation);

@@ -11,15 +11,18 @@
 
 namespace hutch::agent {
 
-// What a session decides with, the same for all sessions of the process.
+// What a session decides with.
 struct SessionOptions {
   std::string token;         // what Hello must carry; empty: the transport vouches for the host
   bool owns_system = false;  // whether Hello sets the clock, the entropy and the host name
+  // Not empty: a service's connection. Whatever it asks is done as this user, and it cannot end the
+  // guest.
+  std::string user = {};
 };
 
 class Session : public Outbox {
  public:
-  Session(Services& services, const SessionOptions& options, Fd socket);
+  Session(Services& services, SessionOptions options, Fd socket);
   ~Session() override;
 
   // Watches the socket, which may still be connecting.
@@ -52,7 +55,7 @@ class Session : public Outbox {
   Result<void> dispatch_to(Operation& operation, protocol::agent::Frame frame);
 
   Services& services_;
-  const SessionOptions& options_;
+  const SessionOptions options_;
   Fd socket_;
   Watch watch_;
   uint32_t watched_ = 0;

@@ -404,6 +404,7 @@ int hutch_process_start(hutch_agent* agent, const hutch_process_options* given, 
   message.open_input = options.open_input != 0;
   message.rows = options.rows;
   message.columns = options.columns;
+  message.agent_program = options.agent_program != 0;
   return finish_request(agent, agent->connection->client().spawn(message), task, error);
 }
 

@@ -243,6 +243,32 @@ TEST_CASE("freeing an output event gives its credit back, also after the agent's
   hutch_event_free(held[2]);
 }
 
+TEST_CASE("a process of the agent's own program is asked for as such") {
+  auto [ours, theirs] = sockets();
+  hutch_agent* agent = connect(ours.get());
+  send_frame(theirs.get(), wire::FrameType::kHelloReply, 0, encode(wire::HelloReply{}));
+  hutch_event_free(wait_event(agent));
+  std::byte buffer[4096];
+  CHECK(::recv(theirs.get(), buffer, sizeof buffer, MSG_DONTWAIT) > 0);  // the hello
+  const char* arguments[] = {"rpc", nullptr};
+  for (int agent_program : {0, 1}) {
+    hutch_process_options options{};
+    options.size = sizeof options;
+    options.arguments = arguments;
+    options.agent_program = agent_program;
+    hutch_task task = 0;
+    REQUIRE(hutch_process_start(agent, &options, &task, nullptr) == HUTCH_OK);
+    ssize_t size = ::recv(theirs.get(), buffer, sizeof buffer, MSG_DONTWAIT);
+    REQUIRE(size > static_cast<ssize_t>(sizeof(wire::FrameHeader)));
+    auto payload = std::span(buffer, static_cast<size_t>(size)).subspan(sizeof(wire::FrameHeader));
+    auto spawn = wire::decode<wire::Spawn>(payload).value();
+    CHECK(spawn.arguments == std::vector<std::string>{"rpc"});
+    CHECK(spawn.agent_program == (agent_program == 1));
+    CHECK_FALSE(spawn.clear_environment);
+  }
+  hutch_agent_free(agent);
+}
+
 // The real agent on a socket, as a program of this host.
 struct RealAgent {
   pid_t process = 0;

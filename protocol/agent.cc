@@ -109,6 +109,8 @@ std::vector<std::byte> encode(const Spawn& message) {
       .u8(message.open_input)
       .u16(message.rows)
       .u16(message.columns)
+      .u8(message.agent_program)
+      .u8(message.clear_environment)
       .take();
 }
 
@@ -124,9 +126,13 @@ Result<Spawn> decode(std::span<const std::byte> payload) {
   uint8_t open_input = in.u8();
   message.rows = in.u16();
   message.columns = in.u16();
+  uint8_t agent_program = in.u8();
+  uint8_t clear_environment = in.u8();
   TRY(in.finish("Spawn"));
   message.terminal = TRY(boolean(terminal));
   message.open_input = TRY(boolean(open_input));
+  message.agent_program = TRY(boolean(agent_program));
+  message.clear_environment = TRY(boolean(clear_environment));
   if (message.arguments.empty()) return fail("Spawn without a program");
   return message;
 }

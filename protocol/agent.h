@@ -27,6 +27,11 @@
 // OutputEnd of each of its streams. What the host still says to a channel that is over is dropped.
 // A connection that ends closes its channels.
 //
+// A Spawn of the agent's own program (agent_program) starts a further mode of it, named by the
+// first argument. Such a process has, as its descriptor kServiceDescriptor, a connection to the
+// agent that speaks this protocol; what it asks is done as the process's own user, and it cannot
+// end the guest.
+//
 // A process with a terminal has one output, stream 1; InputEnd types the end-of-file character.
 // Input that nobody reads any more is dropped and its credit given back.
 //
@@ -46,7 +51,7 @@
 
 namespace hutch::protocol::agent {
 
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr uint32_t kMaxPayload = 64 * 1024;
 constexpr uint32_t kInitialCredit = 256 * 1024;
 // Operations at once on one connection; a request above it is answered with Failed (EAGAIN).
@@ -58,6 +63,9 @@ constexpr uint32_t kHostPort = 1024;
 // of all.
 constexpr uint16_t kBootMarkPort = 0x2e0;
 constexpr uint8_t kInitMark = 1;
+
+// Where a process of the agent's own program finds its connection to the agent.
+constexpr int kServiceDescriptor = 3;
 
 enum class FrameType : uint8_t {
   // From the host.
@@ -134,6 +142,11 @@ struct Spawn {
   bool terminal = false;                 // a PTY, all output is stream 1
   bool open_input = false;               // false: stdin is /dev/null
   uint16_t rows = 0, columns = 0;        // of the terminal
+  // Executes the agent itself instead of looking arguments[0] up.
+  bool agent_program = false;
+  // Leaves the user's default environment out; arguments[0] is still found without a PATH of its
+  // own.
+  bool clear_environment = false;
 };
 
 struct Started {

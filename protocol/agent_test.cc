@@ -38,7 +38,9 @@ const Spawn kSpawn{.arguments = {"sh", "-c", ""},
                    .terminal = true,
                    .open_input = true,
                    .rows = 0x1234,
-                   .columns = 0xfedc};
+                   .columns = 0xfedc,
+                   .agent_program = true,
+                   .clear_environment = true};
 const Started kStarted{.process_id = 0xdeadbeef};
 const Failed kFailed{
     .stage = FailureStage::kExecute, .error_number = 2, .message = "x is not in PATH"};
@@ -113,6 +115,8 @@ TEST_CASE("the fields arrive as they were sent") {
   CHECK(spawn.open_input);
   CHECK(spawn.rows == 0x1234);
   CHECK(spawn.columns == 0xfedc);
+  CHECK(spawn.agent_program);
+  CHECK(spawn.clear_environment);
   auto failed = decode<Failed>(encode(kFailed)).value();
   CHECK(failed.stage == FailureStage::kExecute);
   CHECK(failed.error_number == 2);
