@@ -1,0 +1,78 @@
+// The ways into a sandbox, as the rest of the control plane sees them: a real machine stands behind
+// them (machine_guest.h), or, in tests, none.
+//
+// All calls, both ways, come from the one thread of the program, and never from inside another
+// call of the same object but where this says so.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace hutch::control {
+
+// Bytes of the guest. They count against its credit until they are dropped: holding them slows the
+// guest down.
+struct GuestBytes {
+  std::string_view bytes;
+  std::shared_ptr<const void> owner;
+};
+
+// What a channel tells. It may be destroyed from inside any of these.
+class ChannelEvents {
+ public:
+  virtual void on_output(GuestBytes bytes) = 0;
+  // A write that took less than asked may go on.
+  virtual void on_writable() = 0;
+  // The guest's side has ended; nothing follows.
+  virtual void on_closed() = 0;
+
+ protected:
+  ~ChannelEvents() = default;
+};
+
+// One connection to the RPC service of a sandbox: a stream of bytes each way (framing.h). Its end
+// is the client's end to the service.
+class Channel {
+ public:
+  virtual ~Channel() = default;
+  // How many bytes were taken; less than given: on_writable() follows.
+  virtual size_t write(std::span<const std::byte> bytes) = 0;
+};
+
+struct GuestOptions {
+  std::string sandbox_id;
+  std::string organisation;
+  uint64_t memory = 0;  // bytes
+  uint32_t cpus = 2;
+};
+
+// What a guest tells. It may be destroyed from inside these.
+class GuestEvents {
+ public:
+  // The RPC service answers: channels may be opened.
+  virtual void on_ready() = 0;
+  // The machine is gone, by end() or otherwise. `reason` is one sentence for a log.
+  virtual void on_ended(const std::string& reason) = 0;
+
+ protected:
+  ~GuestEvents() = default;
+};
+
+class Guest {
+ public:
+  virtual ~Guest() = default;
+  virtual std::unique_ptr<Channel> open_channel(ChannelEvents& events, uint64_t stream_base) = 0;
+  // As a power cut; on_ended() follows.
+  virtual void end() = 0;
+};
+
+// Starts a machine; throws a Problem when that fails at once.
+using GuestFactory =
+    std::function<std::unique_ptr<Guest>(const GuestOptions& options, GuestEvents& events)>;
+
+}  // namespace hutch::control

@@ -1,0 +1,135 @@
+#include "control/config.h"
+
+#include <arpa/inet.h>
+#include <fmt/format.h>
+
+#include <array>
+#include <cstdlib>
+#include <toml++/toml.h>
+
+#include "control/ids.h"
+
+namespace hutch::control {
+namespace {
+
+constexpr int64_t kNone = 0;
+constexpr std::array kKeys = {
+    ConfigKey{"listen", &Config::listen, kNone, kNone, "ADDRESS", "IP address to listen on"},
+    ConfigKey{"port", &Config::port, 1, 65535, "PORT", "TCP port to listen on"},
+    ConfigKey{"public_url", &Config::public_url, kNone, kNone, "URL",
+              "Where clients find this server, when a proxy stands before it"},
+    ConfigKey{"tls_cert", &Config::tls_cert, kNone, kNone, "FILE",
+              "Serve TLS with this certificate chain, in PEM"},
+    ConfigKey{"tls_key", &Config::tls_key, kNone, kNone, "FILE", "The key of --tls-cert, in PEM"},
+    ConfigKey{"data_folder", &Config::data_folder, kNone, kNone, "DIR",
+              "Where the server keeps its state"},
+    ConfigKey{"region", &Config::region, kNone, kNone, "CODE",
+              "Three letters that stand in the ids of sandboxes"},
+    ConfigKey{"image", &Config::image, kNone, kNone, "NAME|FILE",
+              "Root file system of sandboxes: core, min, or an EROFS file"},
+    ConfigKey{"cpus", &Config::cpus, 1, 16, "N", "CPUs of a sandbox"},
+    ConfigKey{"memory_default_mb", &Config::memory_default_mb, 128, 65536, "MIB",
+              "Memory of a sandbox whose creator does not say"},
+    ConfigKey{"memory_min_mb", &Config::memory_min_mb, 128, 65536, "MIB",
+              "Least memory that a sandbox may have"},
+    ConfigKey{"memory_max_mb", &Config::memory_max_mb, 128, 65536, "MIB",
+              "Most memory that a sandbox may have"},
+    ConfigKey{"max_sandboxes", &Config::max_sandboxes, 1, 100000, "N",
+              "Sandboxes that an organisation may have at a time"},
+    ConfigKey{"max_lifetime_s", &Config::max_lifetime_s, 1, 31536000, "SECONDS",
+              "Longest time from now that a sandbox's deadline may lie ahead"},
+    ConfigKey{"max_connections", &Config::max_connections, 1, 100000, "N",
+              "Connections at a time"},
+    ConfigKey{"boot_timeout_s", &Config::boot_timeout_s, 1, 3600, "SECONDS",
+              "Give a sandbox up that does not answer after this time"},
+};
+
+[[noreturn]] void fail(std::string_view source, const std::string& text) {
+  throw ConfigError(fmt::format("{}: {}", source, text));
+}
+
+void set_key(Config& config, const ConfigKey& key, const toml::node& node,
+             std::string_view source) {
+  if (const auto* text = std::get_if<std::string Config::*>(&key.member)) {
+    if (!node.is_string()) fail(source, fmt::format("{} wants a text in quotes", key.name));
+    config.*(*text) = **node.as_string();
+    return;
+  }
+  if (!node.is_integer()) fail(source, fmt::format("{} wants a whole number", key.name));
+  int64_t number = **node.as_integer();
+  if (number < key.low || number > key.high)
+    fail(source, fmt::format("{} is {}; it may be {} to {}", key.name, number, key.low, key.high));
+  config.*std::get<int64_t Config::*>(key.member) = number;
+}
+
+bool is_address(const std::string& text) {
+  unsigned char bytes[16];
+  return ::inet_pton(AF_INET, text.c_str(), bytes) == 1 ||
+         ::inet_pton(AF_INET6, text.c_str(), bytes) == 1;
+}
+
+std::string default_data_folder() {
+  const char* data = std::getenv("XDG_DATA_HOME");
+  if (data != nullptr && *data == '/') return std::string(data) + "/hutch";
+  const char* home = std::getenv("HOME");
+  if (home == nullptr || *home != '/')
+    throw ConfigError("neither XDG_DATA_HOME nor HOME names a folder; use --data-folder DIR");
+  return std::string(home) + "/.local/share/hutch";
+}
+
+}  // namespace
+
+std::span<const ConfigKey> config_keys() {
+  return kKeys;
+}
+
+void apply_toml(Config& config, std::string_view text, std::string_view source) {
+  try {
+    toml::table table = toml::parse(text, source);
+    for (const auto& [name, node] : table) {
+      bool known = false;
+      for (const ConfigKey& key : kKeys) {
+        if (key.name != name.str()) continue;
+        set_key(config, key, node, source);
+        known = true;
+      }
+      if (!known) fail(source, fmt::format("there is no key {}", name.str()));
+    }
+  } catch (const toml::parse_error& error) {
+    fail(source, fmt::format("line {}: {}", error.source().begin.line, error.description()));
+  }
+}
+
+void finish_config(Config& config) {
+  if (!is_address(config.listen))
+    throw ConfigError(fmt::format("listen is \"{}\"; it wants an IP address, such as 127.0.0.1",
+                                  config.listen));
+  if (!is_region(config.region))
+    throw ConfigError(
+        fmt::format("region is \"{}\"; it wants three lower-case letters", config.region));
+  if (config.tls_cert.empty() != config.tls_key.empty())
+    throw ConfigError("tls_cert and tls_key go together; give both or none");
+  if (config.memory_min_mb > config.memory_default_mb ||
+      config.memory_default_mb > config.memory_max_mb)
+    throw ConfigError(fmt::format(
+        "memory_min_mb ({}), memory_default_mb ({}) and memory_max_mb ({}) are not in this order",
+        config.memory_min_mb, config.memory_default_mb, config.memory_max_mb));
+  std::string_view url = config.public_url;
+  if (!url.empty() && ((!url.starts_with("http://") && !url.starts_with("https://")) ||
+                       url.ends_with('/') || url.find('\'') != std::string_view::npos))
+    throw ConfigError(
+        "public_url wants http:// or https://, a host and no slash at the end, such as "
+        "https://sandboxes.example.com");
+  if (config.data_folder.empty()) config.data_folder = default_data_folder();
+}
+
+std::string base_url(const Config& config) {
+  if (!config.public_url.empty()) return config.public_url;
+  std::string host = config.listen == "0.0.0.0" ? "127.0.0.1"
+                     : config.listen == "::"    ? "::1"
+                                                : config.listen;
+  if (host.find(':') != std::string::npos) host = "[" + host + "]";
+  return fmt::format("{}://{}:{}", config.tls_cert.empty() ? "http" : "https", host, config.port);
+}
+
+}  // namespace hutch::control

@@ -1,0 +1,101 @@
+#include "control/data_folder.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <stdexcept>
+
+#include "base/sys.h"
+#include "control/problem.h"
+#include "control/tokens.h"
+
+namespace hutch::control {
+namespace {
+
+constexpr const char* kLocalOrganisation = "local";
+constexpr size_t kMaxFile = 64 * 1024;
+
+template <typename T>
+T value(Result<T> result) {
+  if (!result) throw std::runtime_error(result.error().text());
+  return detail::take(std::move(result));
+}
+
+void write_private(const std::string& path, std::string_view text) {
+  std::string temporary = path + ".new";
+  Fd file = value(open_file(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0600));
+  value(write_all(file.get(), std::as_bytes(std::span(text))));
+  if (std::rename(temporary.c_str(), path.c_str()) != 0)
+    throw std::runtime_error(fail_errno(errno, "writing " + path).value().text());
+}
+
+bool is_valid(const Store& store, const std::string& token) {
+  try {
+    authenticate(store, "Bearer " + token, "");
+    return true;
+  } catch (const Problem&) {
+    return false;
+  }
+}
+
+}  // namespace
+
+DataFolder::DataFolder(std::string path) : path_(std::move(path)) {
+  std::error_code error;
+  std::filesystem::create_directories(std::filesystem::path(path_).parent_path(), error);
+  if (::mkdir(path_.c_str(), 0700) < 0 && errno != EEXIST)
+    throw std::runtime_error(
+        fail_errno(errno, "making the folder " + path_, "name another with --data-folder DIR")
+            .value()
+            .text());
+  struct stat status {};
+  if (::stat(path_.c_str(), &status) < 0 || !S_ISDIR(status.st_mode) ||
+      status.st_uid != ::geteuid() || (status.st_mode & 077) != 0)
+    throw std::runtime_error(fmt::format(
+        "{} holds tokens and is not a folder for this user alone; run: chmod 700 {}", path_,
+        path_));
+}
+
+Fd DataFolder::lock() const {
+  Fd file = value(open_file(path_ + "/lock", O_RDWR | O_CREAT, 0600));
+  if (::flock(file.get(), LOCK_EX | LOCK_NB) < 0)
+    throw std::runtime_error(fmt::format(
+        "another hutch serve uses {}; stop it, or name another folder with --data-folder", path_));
+  return file;
+}
+
+std::string DataFolder::local_token(Store& store) const {
+  std::string path = path_ + "/token";
+  if (Result<std::string> kept = read_file(path, kMaxFile)) {
+    while (kept->ends_with('\n')) kept->pop_back();
+    if (is_valid(store, *kept)) return *kept;
+  }
+  std::string token =
+      create_token(store, false, "printed at start", {kLocalOrganisation}, std::nullopt).text;
+  write_private(path, token + "\n");
+  return token;
+}
+
+std::string DataFolder::write_environment(const Config& config, const std::string& token) const {
+  std::string url = base_url(config);
+  std::string text = fmt::format(
+      "export DENO_DEPLOY_TOKEN='{}'\nexport DENO_DEPLOY_ENDPOINT='{}'\n"
+      "export DENO_SANDBOX_ENDPOINT='{}'\n",
+      token, url, url);
+  write_private(path_ + "/environment", text);
+  return text;
+}
+
+std::string DataFolder::read_environment() const {
+  Result<std::string> text = read_file(path_ + "/environment", kMaxFile);
+  if (text) return *text;
+  throw std::runtime_error(fmt::format(
+      "no server has used {} yet; start one: hutch serve, or name its --data-folder", path_));
+}
+
+}  // namespace hutch::control

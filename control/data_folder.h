@@ -1,0 +1,36 @@
+// The server's data folder, of mode 0700:
+//
+//   hutch.sqlite  the store
+//   token         the token that the printed block has, in clear
+//   environment   the block itself
+//   lock          held by the server that uses the folder
+#pragma once
+
+#include <string>
+
+#include "base/fd.h"
+#include "control/config.h"
+#include "control/store.h"
+
+namespace hutch::control {
+
+class DataFolder {
+ public:
+  // Makes it when it is missing. Throws std::runtime_error with the cause and what mends it.
+  explicit DataFolder(std::string path);
+
+  std::string database() const { return path_ + "/hutch.sqlite"; }
+  // Throws when another server has it.
+  Fd lock() const;
+  // The local token: the one kept here, or, when that is not valid (any more), a new one of the
+  // organisation `local`.
+  std::string local_token(Store& store) const;
+  // Lines for a shell that lead clients to this server; kept for read_environment().
+  std::string write_environment(const Config& config, const std::string& token) const;
+  std::string read_environment() const;
+
+ private:
+  std::string path_;
+};
+
+}  // namespace hutch::control

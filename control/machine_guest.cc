@@ -1,0 +1,323 @@
+#include "control/machine_guest.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <hutch.h>
+#include <unistd.h>
+
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
+#include <map>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "control/problem.h"
+
+namespace hutch::control {
+namespace {
+
+namespace asio = boost::asio;
+
+constexpr const char* kKernelWords =
+    "quiet loglevel=4 panic=-1 earlycon=uart8250,io,0x3f8 keep_bootcon 8250.nr_uarts=0 "
+    "console=ttynull tsc=reliable swiotlb=noforce initcall_blacklist=slab_sysfs_init "
+    "hutch.root=/dev/vda hutch.layer=/dev/vdb";
+constexpr const char* kUser = "app";
+constexpr std::string_view kReadyLine = "ready\n";
+constexpr int kStandardOutput = 1;
+// How many events are taken before others get their turn.
+constexpr int kTurn = 64;
+
+// Frees an error of libhutch; its text.
+std::string take_text(hutch_error* error) {
+  std::string text = hutch_error_message(error);
+  std::string remedy = hutch_error_remedy(error);
+  hutch_error_free(error);
+  return remedy.empty() ? text : fmt::format("{} ({})", text, remedy);
+}
+
+class MachineGuest;
+
+class MachineChannel final : public Channel {
+ public:
+  MachineChannel(MachineGuest& guest, ChannelEvents& events) : guest_(&guest), events_(events) {}
+  ~MachineChannel() override;
+  size_t write(std::span<const std::byte> bytes) override;
+
+ private:
+  friend MachineGuest;
+  MachineGuest* guest_;  // null once it is gone
+  ChannelEvents& events_;
+  hutch_task task_ = 0;
+};
+
+class MachineGuest final : public Guest {
+ public:
+  MachineGuest(asio::io_context& context, const Config& config, const Artefacts& artefacts,
+               const GuestOptions& options, GuestEvents& events);
+  ~MachineGuest() override;
+
+  std::unique_ptr<Channel> open_channel(ChannelEvents& events, uint64_t stream_base) override;
+  void end() override;
+
+ private:
+  friend MachineChannel;
+  using EventHandle = std::shared_ptr<hutch_event>;
+
+  hutch_task start_service(std::vector<const char*> arguments,
+                           const std::vector<std::string>& environment);
+  void wait();
+  void take_events();
+  // False: this object is gone.
+  bool handle(const EventHandle& event);
+  bool handle_service(const hutch_event& event);
+  bool handle_channel(MachineChannel& channel, const EventHandle& event);
+  bool finish(const std::string& reason);
+
+  GuestEvents& events_;
+  std::string id_;
+  hutch_vm* vm_ = nullptr;
+  asio::posix::stream_descriptor ready_;
+  hutch_task service_ = 0;
+  std::string service_output_;
+  bool service_ready_ = false;
+  std::string failure_;  // why it is to end, when that is not what it was asked to do
+  std::map<hutch_task, MachineChannel*> channels_;
+  // Set when this object is destroyed, for those that are in the middle of a call.
+  std::shared_ptr<bool> gone_ = std::make_shared<bool>(false);
+};
+
+MachineChannel::~MachineChannel() {
+  if (guest_ == nullptr) return;
+  guest_->channels_.erase(task_);
+  // The service sees the end of its input; what it still says is thrown away.
+  hutch_error* error = nullptr;
+  if (hutch_task_close_input(hutch_vm_agent(guest_->vm_), task_, &error) != HUTCH_OK)
+    hutch_error_free(error);  // it has ended already
+}
+
+size_t MachineChannel::write(std::span<const std::byte> bytes) {
+  // Nothing is taken once it has ended, and on_closed() is due.
+  if (guest_ == nullptr) return 0;
+  size_t taken = 0;
+  hutch_error* error = nullptr;
+  if (hutch_task_write(hutch_vm_agent(guest_->vm_), task_, bytes.data(), bytes.size(), &taken,
+                       &error) != HUTCH_OK)
+    hutch_error_free(error);
+  return taken;
+}
+
+MachineGuest::MachineGuest(asio::io_context& context, const Config& config,
+                           const Artefacts& artefacts, const GuestOptions& options,
+                           GuestEvents& events)
+    : events_(events), id_(options.sandbox_id), ready_(context) {
+  hutch_disk root{}, layer{};
+  root.size = layer.size = sizeof root;
+  root.path = artefacts.image.c_str();
+  root.read_only = 1;
+  root.id = "root";
+  layer.path = artefacts.layer.c_str();
+  layer.private_copy = 1;
+  layer.id = "layer";
+  if (!artefacts.layer_extents.empty()) {
+    layer.extents = artefacts.layer_extents.data();
+    layer.extent_count = artefacts.layer_extents.size() / 2;
+  }
+  const hutch_disk* disks[] = {&root, &layer};
+
+  hutch_vm_options machine{};
+  machine.size = sizeof machine;
+  machine.cpus = options.cpus;
+  machine.memory = options.memory;
+  machine.kernel = artefacts.kernel.c_str();
+  machine.initramfs = artefacts.initramfs.c_str();
+  machine.command_line = kKernelWords;
+  machine.disks = disks;
+  machine.disk_count = 2;
+  machine.scratch_directory = artefacts.scratch.c_str();
+  machine.agent_timeout_ms = static_cast<uint32_t>(config.boot_timeout_s * 1000);
+  machine.host_name = "hutch";
+  machine.log_fd = STDERR_FILENO;
+  machine.vmm_path = artefacts.vmm.c_str();
+  machine.end_with_thread = 1;
+  hutch_error* error = nullptr;
+  if (hutch_vm_start(&machine, &vm_, &error) != HUTCH_OK) {
+    log_error("{}: its machine cannot be started: {}", id_, take_text(error));
+    throw Problem(500, "SANDBOX_START_FAILED",
+                  "the sandbox's machine cannot be started; the server's log says why");
+  }
+  try {
+    int fd = ::fcntl(hutch_vm_event_fd(vm_), F_DUPFD_CLOEXEC, 0);
+    if (fd < 0)
+      throw Problem(500, "SANDBOX_START_FAILED", "the server has no free file descriptor");
+    ready_.assign(fd);
+    service_ = start_service({"rpc"}, {"DENO_SANDBOX_ID=" + options.sandbox_id,
+                                       "DENO_DEPLOY_ORGANIZATION_ID=" + options.organisation});
+  } catch (...) {
+    hutch_vm_free(vm_);
+    throw;
+  }
+  wait();
+}
+
+MachineGuest::~MachineGuest() {
+  *gone_ = true;
+  for (const auto& [task, channel] : channels_) channel->guest_ = nullptr;
+  hutch_vm_free(vm_);
+}
+
+hutch_task MachineGuest::start_service(std::vector<const char*> arguments,
+                                       const std::vector<std::string>& environment) {
+  arguments.push_back(nullptr);
+  std::vector<const char*> variables;
+  for (const std::string& word : environment) variables.push_back(word.c_str());
+  variables.push_back(nullptr);
+  hutch_process_options process{};
+  process.size = sizeof process;
+  process.arguments = arguments.data();
+  process.environment = variables.data();
+  process.user = kUser;
+  process.open_input = 1;
+  process.agent_program = 1;
+  hutch_task task = 0;
+  hutch_error* error = nullptr;
+  if (hutch_process_start(hutch_vm_agent(vm_), &process, &task, &error) == HUTCH_OK) return task;
+  log_error("{}: its service cannot be started: {}", id_, take_text(error));
+  throw Problem(500, "SANDBOX_START_FAILED", "the sandbox's service cannot be started");
+}
+
+std::unique_ptr<Channel> MachineGuest::open_channel(ChannelEvents& events, uint64_t stream_base) {
+  std::string base = std::to_string(stream_base);
+  auto channel = std::make_unique<MachineChannel>(*this, events);
+  try {
+    channel->task_ = start_service({"rpc-attach", base.c_str()}, {});
+  } catch (...) {
+    channel->guest_ = nullptr;
+    throw;
+  }
+  channels_[channel->task_] = channel.get();
+  return channel;
+}
+
+void MachineGuest::end() {
+  hutch_error* error = nullptr;
+  if (hutch_vm_stop(vm_, &error) != HUTCH_OK) {
+    // Without ENDED there would be no end.
+    std::string text = take_text(error);
+    asio::post(ready_.get_executor(), [this, gone = gone_, text] {
+      if (!*gone) finish(text);
+    });
+  }
+}
+
+void MachineGuest::wait() {
+  ready_.async_wait(asio::posix::stream_descriptor::wait_read,
+                    [this, gone = gone_](boost::system::error_code error) {
+                      if (error || *gone) return;
+                      take_events();
+                    });
+}
+
+void MachineGuest::take_events() {
+  for (int i = 0; i < kTurn; i++) {
+    hutch_event* next = nullptr;
+    hutch_error* error = nullptr;
+    if (hutch_vm_next_event(vm_, &next, &error) != HUTCH_OK) {
+      finish(take_text(error));
+      return;
+    }
+    if (next == nullptr) break;
+    if (!handle(EventHandle(next, hutch_event_free))) return;
+  }
+  // Asks again at once when there is more.
+  wait();
+}
+
+bool MachineGuest::handle(const EventHandle& event) {
+  if (event->kind == HUTCH_EVENT_AGENT_LOST) {
+    failure_ = event->message;
+    end();
+    return true;
+  }
+  if (event->kind == HUTCH_EVENT_ENDED) {
+    std::string reason = !failure_.empty()               ? failure_
+                         : *event->message != '\0' ? event->message
+                                                   : hutch_reason_name(event->reason);
+    return finish(reason);
+  }
+  if (event->task == 0) return true;
+  if (event->task == service_) return handle_service(*event);
+  auto found = channels_.find(event->task);
+  // Of one that is closed: thrown away.
+  return found == channels_.end() || handle_channel(*found->second, event);
+}
+
+bool MachineGuest::handle_service(const hutch_event& event) {
+  switch (event.kind) {
+    case HUTCH_EVENT_OUTPUT:
+      if (service_ready_ || event.stream != kStandardOutput) return true;
+      service_output_.append(static_cast<const char*>(event.data), event.data_size);
+      if (service_output_ == kReadyLine) {
+        service_ready_ = true;
+        std::shared_ptr<bool> gone = gone_;
+        events_.on_ready();
+        return !*gone;
+      }
+      if (kReadyLine.starts_with(service_output_)) return true;
+      failure_ = "its service spoke another protocol";
+      end();
+      return true;
+    case HUTCH_EVENT_FAILED:
+      failure_ = fmt::format("its service cannot be run: {}", event.message);
+      end();
+      return true;
+    case HUTCH_EVENT_EXITED:
+      failure_ = fmt::format("its service ended with {} {}", event.signaled ? "signal" : "status",
+                             event.value);
+      end();
+      return true;
+    default:
+      return true;
+  }
+}
+
+bool MachineGuest::handle_channel(MachineChannel& channel, const EventHandle& event) {
+  std::shared_ptr<bool> gone = gone_;
+  switch (event->kind) {
+    case HUTCH_EVENT_OUTPUT:
+      if (event->stream == kStandardOutput)
+        channel.events_.on_output(
+            {std::string_view(static_cast<const char*>(event->data), event->data_size), event});
+      break;
+    case HUTCH_EVENT_WRITABLE:
+      channel.events_.on_writable();
+      break;
+    case HUTCH_EVENT_OUTPUT_END:
+      if (event->stream == kStandardOutput) channel.events_.on_closed();
+      break;
+    case HUTCH_EVENT_FAILED:
+      channel.events_.on_closed();
+      break;
+    default:
+      break;
+  }
+  return !*gone;
+}
+
+bool MachineGuest::finish(const std::string& reason) {
+  std::shared_ptr<bool> gone = gone_;
+  events_.on_ended(reason);
+  return !*gone;
+}
+
+}  // namespace
+
+GuestFactory machine_factory(asio::io_context& context, const Config& config,
+                             const Artefacts& artefacts) {
+  return [&](const GuestOptions& options, GuestEvents& events) {
+    return std::make_unique<MachineGuest>(context, config, artefacts, options, events);
+  };
+}
+
+}  // namespace hutch::control

@@ -1,0 +1,32 @@
+// Problem: why a request is refused, as its client sees it: an HTTP status, a code for programs and
+// a sentence for people (the client's ApiError and ConnectionEstablishmentError).
+#pragma once
+
+#include <exception>
+#include <string>
+
+namespace hutch::control {
+
+class Problem : public std::exception {
+ public:
+  // `message` never holds a token, a secret or the value of a variable: it may be logged.
+  Problem(int status, std::string code, std::string message)
+      : status_(status), code_(std::move(code)), message_(std::move(message)) {}
+
+  const char* what() const noexcept override { return message_.c_str(); }
+  int status() const { return status_; }
+  const std::string& code() const { return code_; }
+  const std::string& message() const { return message_; }
+  // {"code": ..., "message": ...}
+  std::string json() const;
+
+ private:
+  int status_;
+  std::string code_;
+  std::string message_;
+};
+
+// The same answer for what is not there and what is another organisation's.
+Problem sandbox_not_found();
+
+}  // namespace hutch::control

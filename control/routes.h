@@ -1,0 +1,49 @@
+// The REST routes: what a request asks for, and the answer. No sockets here.
+//
+// /api/v3 is the sandbox host of the protocol, /api/v2 its API host; their paths do not overlap.
+// Volumes, snapshots, apps, layers, revisions and timelines answer 501 NOT_SUPPORTED.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "control/config.h"
+#include "control/sandboxes.h"
+#include "control/store.h"
+
+namespace hutch::control {
+
+struct Services {
+  const Config& config;
+  Store& store;
+  Sandboxes& sandboxes;
+};
+
+struct ApiRequest {
+  std::string method;  // GET, ...
+  std::string target;  // path and query, as sent
+  std::string authorization;
+  std::string organisation;  // X-Deno-Org
+  std::string body;
+};
+
+struct ApiResponse {
+  int status = 200;
+  std::string body;  // JSON; empty with 204
+};
+
+// Calls `answer` once, perhaps later.
+void route(Services services, const ApiRequest& request,
+           std::function<void(ApiResponse)> answer);
+
+// What a WebSocket request asks for: a new sandbox (an empty id) or the one of that id. Throws a
+// Problem when it is no such path.
+struct UpgradeTarget {
+  std::string sandbox_id;
+};
+UpgradeTarget upgrade_target(const std::string& target);
+
+ApiResponse problem_response(const Problem& problem);
+
+}  // namespace hutch::control

@@ -1,0 +1,99 @@
+#include "control/sandbox.h"
+
+#include "base/log.h"
+
+namespace hutch::control {
+namespace {
+
+constexpr uint16_t kGoingAway = 1001;
+
+}  // namespace
+
+Sandbox::Sandbox(boost::asio::io_context& context, GuestOptions options)
+    : options_(std::move(options)), timer_(context) {}
+
+void Sandbox::start(const GuestFactory& factory, std::function<void()> ended) {
+  guest_ = factory(options_, *this);
+  ended_.push_back(std::move(ended));
+}
+
+void Sandbox::when_ready(Ready ready) {
+  if (state_ == State::kStarting) {
+    waiting_.push_back(std::move(ready));
+  } else if (state_ == State::kRunning) {
+    ready(nullptr);
+  } else {
+    Problem problem = problem_.value_or(
+        Problem(400, "SANDBOX_ALREADY_TERMINATED", "the sandbox has been terminated"));
+    ready(&problem);
+  }
+}
+
+void Sandbox::add_session(Session& session, bool creator) {
+  sessions_.insert(&session);
+  if (creator) creator_ = &session;
+}
+
+void Sandbox::remove_session(Session& session) {
+  if (sessions_.erase(&session) == 0) return;
+  if (creator_ != &session) return;
+  creator_ = nullptr;
+  if (!deadline_ms_) end("the creator's connection has ended");
+}
+
+std::unique_ptr<Channel> Sandbox::open_channel(ChannelEvents& events, uint64_t stream_base) {
+  return guest_->open_channel(events, stream_base);
+}
+
+void Sandbox::set_deadline(int64_t at_ms) {
+  deadline_ms_ = at_ms;
+  timer_.set(at_ms, [this] { end("the sandbox's timeout has passed"); });
+}
+
+void Sandbox::close_sessions(std::string_view reason) {
+  std::set<Session*> sessions = std::move(sessions_);
+  sessions_.clear();
+  creator_ = nullptr;
+  for (Session* session : sessions) session->end(kGoingAway, reason);
+}
+
+void Sandbox::end(std::string_view reason, std::function<void()> done) {
+  if (state_ == State::kEnded) {
+    if (done) done();
+    return;
+  }
+  if (done) ended_.push_back(std::move(done));
+  if (state_ == State::kEnding) return;
+  bool started = state_ == State::kRunning;
+  state_ = State::kEnding;
+  timer_.cancel();
+  log_info("{}: ends: {}", id(), reason);
+  if (!started)
+    problem_ = Problem(400, "SANDBOX_ALREADY_TERMINATED", "the sandbox ended while it started");
+  close_sessions(reason);
+  guest_->end();
+}
+
+void Sandbox::on_ready() {
+  if (state_ != State::kStarting) return;
+  state_ = State::kRunning;
+  std::shared_ptr<Sandbox> self = shared_from_this();
+  for (Ready& ready : std::exchange(waiting_, {})) ready(nullptr);
+}
+
+void Sandbox::on_ended(const std::string& reason) {
+  if (state_ == State::kEnded) return;
+  std::shared_ptr<Sandbox> self = shared_from_this();
+  if (state_ != State::kEnding) log_warning("{}: its machine ended: {}", id(), reason);
+  if (state_ == State::kStarting)
+    problem_ = Problem(500, "SANDBOX_START_FAILED",
+                       "the sandbox's machine did not start; the server's log says why");
+  state_ = State::kEnded;
+  timer_.cancel();
+  close_sessions("the sandbox has ended");
+  guest_.reset();
+  for (Ready& ready : std::exchange(waiting_, {})) ready(&*problem_);
+  for (std::function<void()>& ended : std::exchange(ended_, {})) ended();
+}
+
+}  // namespace hutch::control

@@ -1,0 +1,80 @@
+// One sandbox: its guest, its connections, and when it ends.
+//
+// It begins with its machine's start, serves once the guest's RPC service answers, and ends by
+// end(), by its deadline, with its creator's connection when it has no deadline, or when the
+// machine dies.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "control/boot_timer.h"
+#include "control/channel.h"
+#include "control/problem.h"
+
+namespace hutch::control {
+
+// A client's connection.
+class Session {
+ public:
+  // Ends it with a WebSocket close code. May be called from anywhere; nothing is called back at
+  // once.
+  virtual void end(uint16_t code, std::string_view reason) = 0;
+
+ protected:
+  ~Session() = default;
+};
+
+class Sandbox final : public GuestEvents, public std::enable_shared_from_this<Sandbox> {
+ public:
+  enum class State { kStarting, kRunning, kEnding, kEnded };
+  using Ready = std::function<void(const Problem* problem)>;
+
+  Sandbox(boost::asio::io_context& context, GuestOptions options);
+
+  const std::string& id() const { return options_.sandbox_id; }
+  const std::string& organisation() const { return options_.organisation; }
+  State state() const { return state_; }
+
+  // Starts the guest; throws a Problem. `ended` is called once, at the end. Once.
+  void start(const GuestFactory& factory, std::function<void()> ended);
+  // Calls `ready` when it serves, or with the Problem that keeps it from that; from inside this
+  // call when that is known already.
+  void when_ready(Ready ready);
+
+  // A connection, once it serves. `creator`: without a deadline, its end is the sandbox's.
+  void add_session(Session& session, bool creator);
+  void remove_session(Session& session);
+  std::unique_ptr<Channel> open_channel(ChannelEvents& events, uint64_t stream_base);
+
+  // Ends it at boot_ms() `at_ms`, however many connections it has, and not before.
+  void set_deadline(int64_t at_ms);
+  // Closes all connections and ends the guest. `done` is called when it is gone. `reason` is for
+  // clients: at most 120 bytes.
+  void end(std::string_view reason, std::function<void()> done = {});
+
+  void on_ready() override;
+  void on_ended(const std::string& reason) override;
+
+ private:
+  void close_sessions(std::string_view reason);
+
+  GuestOptions options_;
+  State state_ = State::kStarting;
+  std::unique_ptr<Guest> guest_;
+  std::set<Session*> sessions_;
+  Session* creator_ = nullptr;
+  std::optional<int64_t> deadline_ms_;
+  BootTimer timer_;
+  std::vector<Ready> waiting_;
+  std::vector<std::function<void()>> ended_;
+  std::optional<Problem> problem_;
+};
+
+}  // namespace hutch::control

@@ -1,0 +1,29 @@
+// The request header x-deno-sandbox-config: what a client asks of a new sandbox, as JSON in base64.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "control/config.h"
+
+namespace hutch::control {
+
+using Labels = std::map<std::string, std::string>;
+
+struct SandboxConfig {
+  int64_t memory_mb = 0;
+  std::optional<int64_t> stop_at_ms;  // wall clock of the client; none: ends with its creator
+  Labels labels;
+};
+
+// Throws a Problem that names the member at fault; unknown members are ignored. `header` is the
+// client's; an empty one asks for the defaults.
+SandboxConfig parse_sandbox_config(std::string_view header, const Config& config);
+
+// At most 5 labels, keys of at most 64 and values of at most 128 bytes; throws a Problem.
+void check_labels(const Labels& labels);
+
+}  // namespace hutch::control

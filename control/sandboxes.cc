@@ -1,0 +1,112 @@
+#include "control/sandboxes.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+
+#include "base/log.h"
+#include "control/clock.h"
+#include "control/ids.h"
+
+namespace hutch::control {
+
+Sandboxes::Sandboxes(boost::asio::io_context& context, const Config& config, Store& store,
+                     GuestFactory factory)
+    : context_(context), config_(config), store_(store), factory_(std::move(factory)) {
+  store_.stop_all_sandboxes(wall_ms());
+}
+
+std::shared_ptr<Sandbox> Sandboxes::create(const std::string& organisation,
+                                           const SandboxConfig& wanted) {
+  auto count = std::count_if(running_.begin(), running_.end(), [&](const auto& entry) {
+    return entry.second->organisation() == organisation;
+  });
+  if (count >= config_.max_sandboxes)
+    throw Problem(429, "SANDBOX_LIMIT_REACHED",
+                  fmt::format("the organisation has {} sandboxes, as many as it may have at a time",
+                              count));
+  if (wanted.stop_at_ms && *wanted.stop_at_ms <= wall_ms())
+    throw Problem(400, "INVALID_SANDBOX_CONFIG",
+                  "stop_at_ms is in the past; compare the clocks of client and server");
+  GuestOptions options;
+  options.sandbox_id = new_sandbox_id(config_.region);
+  options.organisation = organisation;
+  options.memory = static_cast<uint64_t>(wanted.memory_mb) << 20;
+  options.cpus = static_cast<uint32_t>(config_.cpus);
+  auto sandbox = std::make_shared<Sandbox>(context_, options);
+  // The machine boots while the rest is done.
+  sandbox->start(factory_, [this, id = options.sandbox_id] { ended(id); });
+  running_[sandbox->id()] = sandbox;
+  try {
+    store_.add_sandbox({sandbox->id(), organisation, config_.region, wall_ms(), {}, wanted.labels});
+    if (wanted.stop_at_ms) extend(*sandbox, *wanted.stop_at_ms);
+  } catch (...) {
+    sandbox->end("the server cannot store it");
+    throw;
+  }
+  log_info("{}: starts with {} MiB and {} CPUs", sandbox->id(), wanted.memory_mb, options.cpus);
+  return sandbox;
+}
+
+std::shared_ptr<Sandbox> Sandboxes::find_any(const std::string& organisation,
+                                             const std::string& id) const {
+  auto found = running_.find(id);
+  if (found != running_.end()) {
+    if (found->second->organisation() != organisation) throw sandbox_not_found();
+    bool over = found->second->state() == Sandbox::State::kEnding;
+    return over ? nullptr : found->second;
+  }
+  std::optional<StoredSandbox> stored = store_.find_sandbox(id);
+  if (!stored || stored->organisation != organisation) throw sandbox_not_found();
+  return nullptr;
+}
+
+std::shared_ptr<Sandbox> Sandboxes::find(const std::string& organisation,
+                                         const std::string& id) const {
+  std::shared_ptr<Sandbox> sandbox = find_any(organisation, id);
+  if (!sandbox)
+    throw Problem(400, "SANDBOX_ALREADY_TERMINATED", "the sandbox has been terminated");
+  return sandbox;
+}
+
+std::vector<StoredSandbox> Sandboxes::list(const std::string& organisation,
+                                           const Labels& labels) const {
+  std::vector<StoredSandbox> result = store_.sandboxes(organisation);
+  std::erase_if(result, [&](const StoredSandbox& sandbox) {
+    return !std::all_of(labels.begin(), labels.end(), [&](const auto& label) {
+      auto found = sandbox.labels.find(label.first);
+      return found != sandbox.labels.end() && found->second == label.second;
+    });
+  });
+  return result;
+}
+
+int64_t Sandboxes::extend(Sandbox& sandbox, int64_t stop_at_ms) {
+  int64_t now = wall_ms();
+  // A deadline is a time from now on the clock that nobody sets.
+  int64_t left = std::clamp<int64_t>(stop_at_ms - std::min(stop_at_ms, now), 0,
+                                     config_.max_lifetime_s * 1000);
+  sandbox.set_deadline(boot_ms() + left);
+  return now + left;
+}
+
+void Sandboxes::ended(const std::string& id) {
+  try {
+    store_.stop_sandbox(id, wall_ms());
+  } catch (const std::exception& error) {
+    log_error("{}: {}", id, error.what());
+  }
+  running_.erase(id);
+  if (running_.empty() && all_ended_) boost::asio::post(context_, std::exchange(all_ended_, {}));
+}
+
+void Sandboxes::end_all(std::string_view reason, std::function<void()> done) {
+  all_ended_ = std::move(done);
+  std::vector<std::shared_ptr<Sandbox>> all;
+  for (const auto& [id, sandbox] : running_) all.push_back(sandbox);
+  for (const std::shared_ptr<Sandbox>& sandbox : all) sandbox->end(reason);
+  if (running_.empty() && all_ended_) boost::asio::post(context_, std::exchange(all_ended_, {}));
+}
+
+}  // namespace hutch::control

@@ -1,0 +1,50 @@
+// All sandboxes of a server: made within its limits, found by those whose they are, listed.
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "control/config.h"
+#include "control/sandbox.h"
+#include "control/sandbox_config.h"
+#include "control/store.h"
+
+namespace hutch::control {
+
+class Sandboxes {
+ public:
+  Sandboxes(boost::asio::io_context& context, const Config& config, Store& store,
+            GuestFactory factory);
+
+  // Starts one. Throws a Problem.
+  std::shared_ptr<Sandbox> create(const std::string& organisation, const SandboxConfig& wanted);
+  // One that has not ended. Throws a Problem: it is not there or another's, or it has ended.
+  std::shared_ptr<Sandbox> find(const std::string& organisation, const std::string& id) const;
+  // Null when it has ended; throws a Problem when it is not there or another's.
+  std::shared_ptr<Sandbox> find_any(const std::string& organisation, const std::string& id) const;
+  // Those of an organisation that have all these labels, ended ones included, the newest first.
+  std::vector<StoredSandbox> list(const std::string& organisation, const Labels& labels) const;
+  // Moves the deadline to `stop_at_ms` of the wall clock, or as far as may be; the new deadline.
+  int64_t extend(Sandbox& sandbox, int64_t stop_at_ms);
+
+  // Ends all; `done` is called when they are gone.
+  void end_all(std::string_view reason, std::function<void()> done);
+  size_t count() const { return running_.size(); }
+
+ private:
+  void ended(const std::string& id);
+
+  boost::asio::io_context& context_;
+  const Config& config_;
+  Store& store_;
+  GuestFactory factory_;
+  std::map<std::string, std::shared_ptr<Sandbox>> running_;
+  std::function<void()> all_ended_;
+};
+
+}  // namespace hutch::control

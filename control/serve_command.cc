@@ -1,0 +1,138 @@
+// The verbs `serve` and `env`.
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <cstdio>
+#include <memory>
+
+#include "base/log.h"
+#include "control/artefacts.h"
+#include "control/commands.h"
+#include "control/config_options.h"
+#include "control/data_folder.h"
+#include "control/machine_guest.h"
+#include "control/sandboxes.h"
+#include "control/server.h"
+
+namespace hutch::control {
+namespace {
+
+constexpr std::chrono::seconds kStopTime{10};
+// Close frames are on their way.
+constexpr std::chrono::milliseconds kCloseTime{300};
+constexpr int kExitSignal = 128;
+
+// Each sandbox needs several descriptors here.
+void raise_file_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0)
+    log_warning("the limit of open files stays at its default; many sandboxes may exceed it");
+}
+
+// Ends what runs, and then the loop, at the first signal; the program at the second.
+class Ending {
+ public:
+  Ending(boost::asio::io_context& context, Server& server, Sandboxes& sandboxes)
+      : context_(context),
+        server_(server),
+        sandboxes_(sandboxes),
+        signals_(context, SIGINT, SIGTERM, SIGHUP),
+        timer_(context) {
+    wait();
+  }
+  int exit_code() const { return number_ == SIGTERM ? 0 : kExitSignal + number_; }
+
+ private:
+  void wait() {
+    signals_.async_wait([this](boost::system::error_code error, int number) {
+      if (error) return;
+      if (number_ != 0) return context_.stop();
+      number_ = number;
+      log_info("stopping: {} sandboxes end", sandboxes_.count());
+      server_.stop();
+      stop_in(kStopTime);
+      sandboxes_.end_all("the server stops", [this] { stop_in(kCloseTime); });
+      wait();
+    });
+  }
+  void stop_in(std::chrono::milliseconds time) {
+    timer_.expires_after(time);
+    timer_.async_wait([this](boost::system::error_code error) {
+      if (!error) context_.stop();
+    });
+  }
+
+  boost::asio::io_context& context_;
+  Server& server_;
+  Sandboxes& sandboxes_;
+  boost::asio::signal_set signals_;
+  boost::asio::steady_timer timer_;
+  int number_ = 0;
+};
+
+int serve(const Config& config) {
+  ::signal(SIGPIPE, SIG_IGN);
+  set_log_level(LogLevel::kInfo);
+  raise_file_limit();
+  Artefacts artefacts = find_artefacts(config.image);
+  DataFolder folder(config.data_folder);
+  Fd lock = folder.lock();
+  Store store(folder.database());
+  std::string token = folder.local_token(store);
+  boost::asio::io_context context(1);
+  Sandboxes sandboxes(context, config, store, machine_factory(context, config, artefacts));
+  // The emulated machine's network is the host's alone, and its ports are forwarded there.
+  std::string address = is_in_machine() ? "0.0.0.0" : config.listen;
+  Server server(context, Services{config, store, sandboxes}, address,
+                static_cast<uint16_t>(config.port));
+  Ending ending(context, server, sandboxes);
+  fmt::print("{}ready\n", folder.write_environment(config, token));
+  std::fflush(stdout);
+  context.run();
+  return ending.exit_code();
+}
+
+}  // namespace
+
+void add_serve(CLI::App& app, std::function<int()>& action) {
+  CLI::App* verb = app.add_subcommand(
+      "serve", "Serve sandboxes to the client @deno/sandbox; prints the variables that it needs");
+  auto options = ConfigOptions::add(*verb, true);
+  auto print_address = std::make_shared<bool>(false);
+  verb->add_flag("--print-address", *print_address, "Print ADDRESS and PORT, and do nothing")
+      ->group("");
+  verb->footer(
+      "Examples:\n  hutch serve\n  hutch serve --port 8443 --tls-cert cert.pem --tls-key key.pem\n"
+      "  eval \"$(hutch env)\" && node main.mjs\n\n"
+      "Prints the block of variables and then `ready` on standard output, and logs on standard "
+      "error. SIGINT\nor SIGTERM ends all sandboxes and then the server.");
+  verb->callback([&action, options, print_address] {
+    action = [options, print_address] {
+      Config config = options->load();
+      if (!*print_address) return serve(config);
+      fmt::print("{} {}\n", config.listen, config.port);
+      return 0;
+    };
+  });
+}
+
+void add_env(CLI::App& app, std::function<int()>& action) {
+  CLI::App* verb =
+      app.add_subcommand("env", "Print the variables that lead a client to the server again");
+  auto options = ConfigOptions::add(*verb, false);
+  verb->footer("Example:\n  eval \"$(hutch env)\"");
+  verb->callback([&action, options] {
+    action = [options] {
+      fmt::print("{}", DataFolder(options->load().data_folder).read_environment());
+      return 0;
+    };
+  });
+}
+
+}  // namespace hutch::control
