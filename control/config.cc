@@ -2,10 +2,10 @@
 
 #include <arpa/inet.h>
 #include <fmt/format.h>
+#include <toml++/toml.h>
 
 #include <array>
 #include <cstdlib>
-#include <toml++/toml.h>
 
 #include "control/ids.h"
 
@@ -38,8 +38,7 @@ constexpr std::array kKeys = {
               "Sandboxes that an organisation may have at a time"},
     ConfigKey{"max_lifetime_s", &Config::max_lifetime_s, 1, 31536000, "SECONDS",
               "Longest time from now that a sandbox's deadline may lie ahead"},
-    ConfigKey{"max_connections", &Config::max_connections, 1, 100000, "N",
-              "Connections at a time"},
+    ConfigKey{"max_connections", &Config::max_connections, 1, 100000, "N", "Connections at a time"},
     ConfigKey{"boot_timeout_s", &Config::boot_timeout_s, 1, 3600, "SECONDS",
               "Give a sandbox up that does not answer after this time"},
 };
@@ -102,8 +101,8 @@ void apply_toml(Config& config, std::string_view text, std::string_view source) 
 
 void finish_config(Config& config) {
   if (!is_address(config.listen))
-    throw ConfigError(fmt::format("listen is \"{}\"; it wants an IP address, such as 127.0.0.1",
-                                  config.listen));
+    throw ConfigError(
+        fmt::format("listen is \"{}\"; it wants an IP address, such as 127.0.0.1", config.listen));
   if (!is_region(config.region))
     throw ConfigError(
         fmt::format("region is \"{}\"; it wants three lower-case letters", config.region));

@@ -34,9 +34,9 @@ struct Config {
 struct ConfigKey {
   std::string_view name;
   std::variant<std::string Config::*, int64_t Config::*> member;
-  int64_t low, high;           // of numbers
-  const char* value_name;      // in --help
-  const char* description;     // without its default
+  int64_t low, high;        // of numbers
+  const char* value_name;   // in --help
+  const char* description;  // without its default
 };
 std::span<const ConfigKey> config_keys();
 

@@ -56,9 +56,9 @@ DataFolder::DataFolder(std::string path) : path_(std::move(path)) {
   struct stat status {};
   if (::stat(path_.c_str(), &status) < 0 || !S_ISDIR(status.st_mode) ||
       status.st_uid != ::geteuid() || (status.st_mode & 077) != 0)
-    throw std::runtime_error(fmt::format(
-        "{} holds tokens and is not a folder for this user alone; run: chmod 700 {}", path_,
-        path_));
+    throw std::runtime_error(
+        fmt::format("{} holds tokens and is not a folder for this user alone; run: chmod 700 {}",
+                    path_, path_));
 }
 
 Fd DataFolder::lock() const {

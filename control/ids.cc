@@ -51,7 +51,8 @@ std::string new_sandbox_id(std::string_view region) {
 bool is_sandbox_id(std::string_view text) {
   if (text.size() != 8 + kIdSize || text.substr(0, 4) != "sbx_" || text[7] != '_') return false;
   std::string_view rest = text.substr(8);
-  return is_region(text.substr(4, 3)) && rest.find_first_not_of(kAlphabet) == std::string_view::npos;
+  return is_region(text.substr(4, 3)) &&
+         rest.find_first_not_of(kAlphabet) == std::string_view::npos;
 }
 
 uint64_t new_stream_base() {

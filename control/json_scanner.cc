@@ -180,7 +180,8 @@ void JsonScanner::string_byte(unsigned char c) {
       state_ = State::kUnicode;
       unicode_left_ = 4;
     } else {
-      bool known = std::string_view("\"\\/bfnrt").find(static_cast<char>(c)) != std::string_view::npos;
+      bool known =
+          std::string_view("\"\\/bfnrt").find(static_cast<char>(c)) != std::string_view::npos;
       state_ = known ? State::kString : State::kWrong;
     }
     return;

@@ -241,7 +241,7 @@ bool MachineGuest::handle(const EventHandle& event) {
     return true;
   }
   if (event->kind == HUTCH_EVENT_ENDED) {
-    std::string reason = !failure_.empty()               ? failure_
+    std::string reason = !failure_.empty()         ? failure_
                          : *event->message != '\0' ? event->message
                                                    : hutch_reason_name(event->reason);
     return finish(reason);

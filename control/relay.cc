@@ -17,8 +17,7 @@ constexpr uint16_t kInternalError = 1011;
 void Relay::from_client(std::string_view bytes, bool last) {
   if (closed_) return;
   client_size_ += bytes.size();
-  if (client_size_ > kMaxMessageToGuest)
-    return close(kTooBig, "the message is too long");
+  if (client_size_ > kMaxMessageToGuest) return close(kTooBig, "the message is too long");
   client_scanner_.feed(bytes);
   while (!bytes.empty()) {
     // A message that is no longer than `ping` waits for its end.

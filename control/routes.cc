@@ -36,7 +36,8 @@ std::string decode_percent(std::string_view text) {
       int high = i + 2 < text.size() ? hex_value(text[i + 1]) : -1;
       int low = i + 2 < text.size() ? hex_value(text[i + 2]) : -1;
       if (high < 0 || low < 0)
-        throw Problem(400, "INVALID_QUERY", "the query holds a percent sign without two hex digits");
+        throw Problem(400, "INVALID_QUERY",
+                      "the query holds a percent sign without two hex digits");
       result += static_cast<char>(high << 4 | low);
       i += 2;
     }
@@ -95,14 +96,14 @@ ApiResponse json_response(const json& body) {
 ApiResponse list_sandboxes(const Services& services, const std::string& organisation,
                            const Target& target) {
   json list = json::array();
-  for (const StoredSandbox& sandbox :
-       services.sandboxes.list(organisation, wanted_labels(target)))
-    list.push_back({{"id", sandbox.id},
-                    {"createdAt", iso_time(sandbox.created_ms)},
-                    {"stoppedAt", sandbox.stopped_ms ? json(iso_time(*sandbox.stopped_ms)) : json()},
-                    {"region", sandbox.region},
-                    {"status", sandbox.stopped_ms ? "stopped" : "running"},
-                    {"labels", sandbox.labels}});
+  for (const StoredSandbox& sandbox : services.sandboxes.list(organisation, wanted_labels(target)))
+    list.push_back(
+        {{"id", sandbox.id},
+         {"createdAt", iso_time(sandbox.created_ms)},
+         {"stoppedAt", sandbox.stopped_ms ? json(iso_time(*sandbox.stopped_ms)) : json()},
+         {"region", sandbox.region},
+         {"status", sandbox.stopped_ms ? "stopped" : "running"},
+         {"labels", sandbox.labels}});
   return json_response(list);
 }
 
@@ -121,8 +122,7 @@ ApiResponse extend_sandbox(const Services& services, const std::string& organisa
   json wanted = json::parse(body, nullptr, false);
   if (!wanted.is_object() || !wanted.contains("stop_at_ms") ||
       !wanted["stop_at_ms"].is_number_integer())
-    throw Problem(400, "INVALID_BODY",
-                  "the body wants {\"stop_at_ms\": milliseconds since 1970}");
+    throw Problem(400, "INVALID_BODY", "the body wants {\"stop_at_ms\": milliseconds since 1970}");
   int64_t stop = services.sandboxes.extend(*sandbox, wanted["stop_at_ms"].get<int64_t>());
   return json_response({{"stop_at_ms", stop}});
 }

@@ -34,8 +34,7 @@ struct ApiResponse {
 };
 
 // Calls `answer` once, perhaps later.
-void route(Services services, const ApiRequest& request,
-           std::function<void(ApiResponse)> answer);
+void route(Services services, const ApiRequest& request, std::function<void(ApiResponse)> answer);
 
 // What a WebSocket request asks for: a new sandbox (an empty id) or the one of that id. Throws a
 // Problem when it is no such path.

@@ -23,9 +23,9 @@ std::shared_ptr<Sandbox> Sandboxes::create(const std::string& organisation,
     return entry.second->organisation() == organisation;
   });
   if (count >= config_.max_sandboxes)
-    throw Problem(429, "SANDBOX_LIMIT_REACHED",
-                  fmt::format("the organisation has {} sandboxes, as many as it may have at a time",
-                              count));
+    throw Problem(
+        429, "SANDBOX_LIMIT_REACHED",
+        fmt::format("the organisation has {} sandboxes, as many as it may have at a time", count));
   if (wanted.stop_at_ms && *wanted.stop_at_ms <= wall_ms())
     throw Problem(400, "INVALID_SANDBOX_CONFIG",
                   "stop_at_ms is in the past; compare the clocks of client and server");
@@ -65,8 +65,7 @@ std::shared_ptr<Sandbox> Sandboxes::find_any(const std::string& organisation,
 std::shared_ptr<Sandbox> Sandboxes::find(const std::string& organisation,
                                          const std::string& id) const {
   std::shared_ptr<Sandbox> sandbox = find_any(organisation, id);
-  if (!sandbox)
-    throw Problem(400, "SANDBOX_ALREADY_TERMINATED", "the sandbox has been terminated");
+  if (!sandbox) throw Problem(400, "SANDBOX_ALREADY_TERMINATED", "the sandbox has been terminated");
   return sandbox;
 }
 
@@ -85,8 +84,8 @@ std::vector<StoredSandbox> Sandboxes::list(const std::string& organisation,
 int64_t Sandboxes::extend(Sandbox& sandbox, int64_t stop_at_ms) {
   int64_t now = wall_ms();
   // A deadline is a time from now on the clock that nobody sets.
-  int64_t left = std::clamp<int64_t>(stop_at_ms - std::min(stop_at_ms, now), 0,
-                                     config_.max_lifetime_s * 1000);
+  int64_t left =
+      std::clamp<int64_t>(stop_at_ms - std::min(stop_at_ms, now), 0, config_.max_lifetime_s * 1000);
   sandbox.set_deadline(boot_ms() + left);
   return now + left;
 }

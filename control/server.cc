@@ -129,9 +129,8 @@ class Connection : public std::enable_shared_from_this<Connection<Stream>> {
     // Whatever follows a refused upgrade is not ours to read as HTTP.
     try {
       UpgradeTarget target = upgrade_target(std::string(request_.target()));
-      std::string organisation =
-          authenticate(services_.store, field(request_, "Authorization"),
-                       field(request_, kOrganisationHeader));
+      std::string organisation = authenticate(services_.store, field(request_, "Authorization"),
+                                              field(request_, kOrganisationHeader));
       creator_ = target.sandbox_id.empty();
       if (creator_) {
         SandboxConfig config =

@@ -130,16 +130,16 @@ Store::Store(const std::string& path) {
                       nullptr) != SQLITE_OK) {
     std::string why = sqlite3_errmsg(database_);
     sqlite3_close(database_);
-    throw std::runtime_error(fmt::format("opening the database {}: {}; check the folder's rights",
-                                         path, why));
+    throw std::runtime_error(
+        fmt::format("opening the database {}: {}; check the folder's rights", path, why));
   }
   try {
     sqlite3_busy_timeout(database_, kBusyMs);
     execute(kSettings);
     Statement version(database_, "PRAGMA user_version");
     if (version.step() && version.number(0) > kSchemaVersion)
-      throw std::runtime_error(fmt::format(
-          "{} was written by a newer hutch; use that, or another --data-folder", path));
+      throw std::runtime_error(
+          fmt::format("{} was written by a newer hutch; use that, or another --data-folder", path));
     execute(kSchema);
     execute(fmt::format("PRAGMA user_version = {}", kSchemaVersion).c_str());
   } catch (...) {
@@ -194,7 +194,7 @@ int64_t Store::add_token(const TokenHash& hash, bool personal, const std::string
 }
 
 StoredToken Store::read_token(Statement& row) const {
-  StoredToken token{row.number(0),       row.hash(1),         row.number(2) != 0, row.text(3), {},
+  StoredToken token{row.number(0), row.hash(1),         row.number(2) != 0, row.text(3), {},
                     row.number(4), row.maybe_number(5), row.maybe_number(6)};
   std::string slugs = row.text(7);
   for (size_t start = 0; start < slugs.size();) {
@@ -257,8 +257,8 @@ void Store::stop_all_sandboxes(int64_t now_ms) {
 namespace {
 
 StoredSandbox read_sandbox(auto& row) {
-  return {row.text(0),          row.text(1),
-          row.text(2),          row.number(3),
+  return {row.text(0),         row.text(1),
+          row.text(2),         row.number(3),
           row.maybe_number(4), nlohmann::json::parse(row.text(5)).template get<Labels>()};
 }
 

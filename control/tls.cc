@@ -13,8 +13,8 @@ constexpr unsigned char kProtocols[] = "\x08http/1.1";
 int choose_protocol(SSL*, const unsigned char** chosen, unsigned char* size,
                     const unsigned char* offered, unsigned offered_size, void*) {
   unsigned char* found = nullptr;
-  int result = SSL_select_next_proto(&found, size, kProtocols, sizeof kProtocols - 1, offered,
-                                     offered_size);
+  int result =
+      SSL_select_next_proto(&found, size, kProtocols, sizeof kProtocols - 1, offered, offered_size);
   *chosen = found;
   return result == OPENSSL_NPN_NEGOTIATED ? SSL_TLSEXT_ERR_OK : SSL_TLSEXT_ERR_ALERT_FATAL;
 }
@@ -34,8 +34,8 @@ boost::asio::ssl::context make_tls_context(const std::string& certificate, const
                                          certificate, error.message()));
   context.use_private_key_file(key, ssl::context::pem, error);
   if (error)
-    throw std::runtime_error(fmt::format("tls_key {}: {}; it wants the key of tls_cert in PEM", key,
-                                         error.message()));
+    throw std::runtime_error(
+        fmt::format("tls_key {}: {}; it wants the key of tls_cert in PEM", key, error.message()));
   return context;
 }
 

@@ -63,8 +63,7 @@ int create(const ConfigOptions& options, const CreateArguments& arguments) {
   std::optional<int64_t> expires;
   if (arguments.lifetime_ms) expires = wall_ms() + *arguments.lifetime_ms;
   Store store = open_store(options);
-  NewToken token =
-      create_token(store, arguments.personal, arguments.name, organisations, expires);
+  NewToken token = create_token(store, arguments.personal, arguments.name, organisations, expires);
   fmt::print("{}\n", token.text);
   fmt::print(stderr, "hutch: token {} is valid {}; it is shown this once\n", token.id,
              expires ? "until " + time_text(expires) : "until it is revoked");
@@ -75,15 +74,15 @@ int list(const ConfigOptions& options, bool as_json) {
   Store store = open_store(options);
   nlohmann::ordered_json array = nlohmann::ordered_json::array();
   for (const StoredToken& token : store.tokens()) {
-    nlohmann::ordered_json row{{"id", token.id},
-                               {"kind", token.personal ? "personal" : "organisation"},
-                               {"organisations", token.organisations},
-                               {"name", token.name},
-                               {"created", time_text(token.created_ms)},
-                               {"expires", token.expires_ms
-                                               ? nlohmann::ordered_json(time_text(token.expires_ms))
-                                               : nlohmann::ordered_json()},
-                               {"state", state(token)}};
+    nlohmann::ordered_json row{
+        {"id", token.id},
+        {"kind", token.personal ? "personal" : "organisation"},
+        {"organisations", token.organisations},
+        {"name", token.name},
+        {"created", time_text(token.created_ms)},
+        {"expires", token.expires_ms ? nlohmann::ordered_json(time_text(token.expires_ms))
+                                     : nlohmann::ordered_json()},
+        {"state", state(token)}};
     if (as_json) {
       array.push_back(row);
       continue;

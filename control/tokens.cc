@@ -17,9 +17,10 @@ constexpr size_t kTokenText = 4 + 2 * kTokenBytes;
 
 // One answer for all that is wrong with a token, so that nothing can be learnt from it.
 Problem invalid_token() {
-  return Problem(401, "INVALID_TOKEN",
-                 "the access token is not valid; `hutch env` prints one, `hutch token create` makes "
-                 "others");
+  return Problem(
+      401, "INVALID_TOKEN",
+      "the access token is not valid; `hutch env` prints one, `hutch token create` makes "
+      "others");
 }
 
 std::string_view bearer(std::string_view header) {
@@ -44,8 +45,8 @@ NewToken create_token(Store& store, bool personal, const std::string& name,
                       std::optional<int64_t> expires_ms) {
   NewToken token;
   token.text = (personal ? "ddp_" : "ddo_") + random_hex(kTokenBytes);
-  token.id = store.add_token(hash_token(token.text), personal, name, organisations, wall_ms(),
-                             expires_ms);
+  token.id =
+      store.add_token(hash_token(token.text), personal, name, organisations, wall_ms(), expires_ms);
   return token;
 }
 

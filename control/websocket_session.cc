@@ -47,6 +47,8 @@ class WebSocketSession final : public Session,
   ~WebSocketSession() { sandbox_->remove_session(*this); }
 
   void run() {
+    // While the guest takes nothing, no operation of the socket is under way that would keep us.
+    kept_ = self();
     sandbox_->add_session(*this, creator_);
     socket_.set_option(websocket::stream_base::decorator([this](websocket::response_type& answer) {
       answer.set("x-deno-sandbox-id", sandbox_->id());
@@ -203,6 +205,8 @@ class WebSocketSession final : public Session,
     waiting_.clear();
     beast::get_lowest_layer(socket_).close();
     sandbox_->remove_session(*this);
+    // Whoever calls this holds us as well.
+    kept_.reset();
   }
 
   websocket::stream<Stream, false> socket_;
@@ -211,6 +215,7 @@ class WebSocketSession final : public Session,
   bool creator_;
   std::string trace_id_;
   std::shared_ptr<void> done_;
+  std::shared_ptr<WebSocketSession> kept_;
   uint64_t base_;
   Relay relay_;
   std::unique_ptr<Channel> channel_;
