@@ -132,6 +132,25 @@ def read_until(stream, wanted, limit=LIMIT):
     return seen
 
 
+class Output:
+    """What a process writes to a pipe, looked at from where the last look ended."""
+
+    def __init__(self, stream):
+        self.stream, self.seen, self.at = stream, b"", 0
+
+    def wait_for(self, wanted, limit=LIMIT):
+        """Reads until `wanted` (bytes) has come; whether it has."""
+        end = time.monotonic() + limit
+        while (found := self.seen.find(wanted, self.at)) < 0:
+            ready, _, _ = select.select([self.stream], [], [], max(0, end - time.monotonic()))
+            data = os.read(self.stream.fileno(), 65536) if ready else b""
+            if not data:
+                return False
+            self.seen += data
+        self.at = found + len(wanted)
+        return True
+
+
 def finish(process, limit=LIMIT):
     """The exit code of a process, None when it does not end."""
     try:
