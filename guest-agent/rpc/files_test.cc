@@ -225,6 +225,170 @@ TEST_CASE("modes, owners, sizes") {
   CHECK(files.client.error("umask", {{"mask", "x"}}) == "TypeError");
 }
 
+TEST_CASE("open files") {
+  Files files;
+  auto id_of = [&](const std::string& method, Json options) {
+    return files.client.call(method, {{"path", files / "f"}, {"options", options}})["fileHandleId"];
+  };
+  Json file = id_of("create", nullptr);
+  auto call = [&](const std::string& method, Json params = Json::object()) {
+    params["fileHandleId"] = file;
+    return files.client.call(method, params);
+  };
+  auto error = [&](const std::string& method, Json params = Json::object()) {
+    if (!params.contains("fileHandleId")) params["fileHandleId"] = file;
+    return files.client.error(method, params);
+  };
+  CHECK(call("fileWrite", {{"data", to_base64("0123456789")}})["bytesWritten"] == 10);
+  CHECK(call("fileSeek", {{"offset", "2"}, {"whence", 0}})["position"] == 2);
+  CHECK(call("fileSeek", {{"offset", 1}, {"whence", 1}})["position"] == 3);
+  CHECK(call("fileRead", {{"length", 4}})["data"] == to_base64("3456"));
+  CHECK(call("fileSeek", {{"offset", -1}, {"whence", 2}})["position"] == 9);
+  CHECK(call("fileRead", {{"length", 65536}})["data"] == to_base64("9"));
+  CHECK(call("fileRead", {{"length", 65536}})["data"] == nullptr);
+  CHECK(call("fileSync") == nullptr);
+  CHECK(call("fileSyncData") == nullptr);
+  CHECK(call("fileTruncate", {{"len", 3}}) == nullptr);
+  Json date = "2001-02-03T04:05:06.789Z";
+  CHECK(call("fileUtime", {{"atime", date}, {"mtime", date}}) == nullptr);
+  Json info = call("fileStat");
+  CHECK(info.size() == 21);
+  CHECK(info["size"] == 3);
+  CHECK(info["mtime"] == date);
+  CHECK(call("fileTruncate") == nullptr);
+  CHECK(call("fileStat")["size"] == 0);
+  CHECK(error("fileSeek", {{"offset", -1}, {"whence", 0}}) == "Error/EINVAL");
+  CHECK(error("fileSeek", {{"offset", "x"}, {"whence", 0}}) == "TypeError");
+  CHECK(error("fileWrite", {{"data", "!"}}) == "TypeError");
+  CHECK(error("fileUtime", {{"atime", "x"}, {"mtime", date}}) == "TypeError");
+  for (const char* method :
+       {"fileRead", "fileWrite", "fileSeek", "fileStat", "fileSync", "fileSyncData", "fileTruncate",
+        "fileUtime", "fileLock", "fileUnlock", "fileClose"})
+    CHECK(error(method, {{"fileHandleId", 999}}) == "BadResource/EBADF");
+
+  // A second handle waits for the lock of the first.
+  Json other = id_of("open", {{"read", true}});
+  CHECK(call("fileLock", {{"exclusive", true}}) == nullptr);
+  int locking = files.client.send("fileLock", {{"fileHandleId", other}, {"exclusive", true}});
+  CHECK(error("fileRead", {{"length", "x"}}) == "TypeError");
+  CHECK_FALSE(files.client.has_answer(locking));
+  CHECK(call("fileUnlock") == nullptr);
+  CHECK(files.client.wait(locking)["ok"] == nullptr);
+  CHECK(files.client.error("fileWrite", {{"fileHandleId", other}, {"data", "YQ=="}}) ==
+        "BadResource/EBADF");
+
+  CHECK(call("fileClose") == nullptr);
+  CHECK(error("fileClose") == "BadResource/EBADF");
+  auto open_error = [&](const std::string& name, Json options) {
+    return files.client.error("open", {{"path", files / name}, {"options", options}});
+  };
+  CHECK(open_error("no", nullptr) == "NotFound/ENOENT");
+  CHECK(open_error("f", {{"write", true}, {"createNew", true}}) == "AlreadyExists/EEXIST");
+  CHECK(open_error("f", {{"read", false}}) == "TypeError");
+  CHECK(open_error("f", {{"create", true}}) == "TypeError");
+  CHECK(files.client.error("create", {{"path", files / "x/y"}}) == "NotFound/ENOENT");
+  Json appending = id_of("open", {{"append", true}, {"mode", 0600}});
+  CHECK(files.client.call("fileWrite", {{"fileHandleId", appending},
+                                        {"data", to_base64("end")}})["bytesWritten"] == 3);
+  CHECK(files.text("f") == "end");
+}
+
+// The paths, below the folder, of what a walk or a glob finds.
+std::vector<std::string> found(Files& files, const std::string& method, Json params) {
+  Json id = files.client.call(method, params)["streamId"];
+  const Received& received = files.client.wait_stream(id);
+  std::vector<std::string> paths;
+  for (const std::string& chunk : received.chunks) {
+    Json entry = Json::parse(chunk);
+    CHECK(entry.size() == 5);
+    std::string path = entry["path"];
+    CHECK(path.substr(path.rfind('/') + 1) == entry["name"].get<std::string>());
+    paths.push_back(path.size() > files.folder.size() ? path.substr(files.folder.size() + 1) : ".");
+  }
+  if (!received.error.is_null()) paths.push_back(received.error["constructorName"]);
+  return paths;
+}
+
+using Paths = std::vector<std::string>;
+
+void make_tree(Files& files) {
+  for (const char* folder : {"a", "a/b", "c.d"})
+    REQUIRE(::mkdir((files / folder).c_str(), 0755) == 0);
+  for (const char* file : {"a/one.ts", "a/b/two.ts", "a/b/.hidden", "c.d/three.js", "zero.ts"})
+    files.write(file, "");
+  REQUIRE(::symlink("a", (files / "link").c_str()) == 0);
+}
+
+TEST_CASE("walk") {
+  Files files;
+  make_tree(files);
+  auto walk = [&](Json options) {
+    options["path"] = files.folder;
+    return found(files, "walk", options);
+  };
+  CHECK(walk(Json::object()) == Paths{".", "a", "a/b", "a/b/.hidden", "a/b/two.ts", "a/one.ts",
+                                      "c.d", "c.d/three.js", "link", "zero.ts"});
+  CHECK(walk({{"maxDepth", 0}}) == Paths{"."});
+  CHECK(walk({{"maxDepth", 1}}) == Paths{".", "a", "c.d", "link", "zero.ts"});
+  CHECK(walk({{"includeDirs", false}, {"includeSymlinks", false}, {"exts", {"ts"}}}) ==
+        Paths{"a/b/two.ts", "a/one.ts", "zero.ts"});
+  CHECK(walk({{"includeFiles", false}}) == Paths{".", "a", "a/b", "c.d", "link"});
+  CHECK(walk({{"match", {{{"source", "T[WH][or]"}, {"flags", "i"}}}}}) ==
+        Paths{"a/b/two.ts", "c.d/three.js"});
+  CHECK(walk({{"skip", {{{"source", "\\/a$"}, {"flags", ""}}}}}) ==
+        Paths{".", "c.d", "c.d/three.js", "link", "zero.ts"});
+  CHECK(walk({{"followSymlinks", true}, {"canonicalize", false}, {"exts", {".ts"}}}) ==
+        Paths{"a/b/two.ts", "a/one.ts", "link/b/two.ts", "link/one.ts", "zero.ts"});
+  CHECK(walk({{"followSymlinks", true}, {"exts", {".ts"}}}) ==
+        Paths{"a/b/two.ts", "a/one.ts", "a/b/two.ts", "a/one.ts", "zero.ts"});
+  CHECK(found(files, "walk", {{"path", files / "no"}}) == Paths{"NotFound"});
+  CHECK(
+      files.client.error("walk", {{"path", "/"}, {"match", {{{"source", "("}, {"flags", ""}}}}}) ==
+      "SyntaxError");
+  CHECK(
+      files.client.error("walk", {{"path", "/"}, {"match", {{{"source", "x"}, {"flags", "v"}}}}}) ==
+      "SyntaxError");
+  CHECK(files.client.error("walk", {{"path", "/"}, {"maxDepth", "1"}}) == "TypeError");
+  CHECK(files.client.error("walk") == "TypeError");
+}
+
+TEST_CASE("expandGlob") {
+  Files files;
+  make_tree(files);
+  auto glob = [&](const std::string& pattern, Json options = Json::object()) {
+    options["glob"] = pattern;
+    if (!options.contains("root")) options["root"] = files.folder;
+    return found(files, "expandGlob", options);
+  };
+  CHECK(glob("*") == Paths{"a", "c.d", "link", "zero.ts"});
+  CHECK(glob("*", {{"includeDirs", false}}) == Paths{"link", "zero.ts"});
+  CHECK(glob("*/") == Paths{"a", "c.d"});
+  CHECK(glob("**/*.ts") == Paths{"a/b/two.ts", "a/one.ts", "zero.ts"});
+  CHECK(glob("**/*.ts", {{"globstar", false}}) == Paths{"a/one.ts"});
+  CHECK(glob("**/*.ts", {{"exclude", {"a/b"}}}) == Paths{"a/one.ts", "zero.ts"});
+  CHECK(glob("a/{one,b}*") == Paths{"a/b", "a/one.ts"});
+  CHECK(glob("@(zero|one).ts") == Paths{"zero.ts"});
+  CHECK(glob("!(zero*)") == Paths{"a", "c.d", "link"});
+  CHECK(glob("[a-b]") == Paths{"a"});
+  CHECK(glob("[!a-l]*") == Paths{"zero.ts"});
+  CHECK(glob("ZERO.?s") == Paths{});
+  CHECK(glob("ZERO.?s", {{"caseInsensitive", true}}) == Paths{"zero.ts"});
+  CHECK(glob("a/*/../one.ts") == Paths{"a/one.ts"});
+  CHECK(glob("zero.ts") == Paths{"zero.ts"});
+  CHECK(glob("no/*") == Paths{});
+  CHECK(glob(files / "c.d/*", {{"root", "/usr"}}) == Paths{"c.d/three.js"});
+  CHECK(files.client.error("expandGlob") == "TypeError");
+  CHECK(files.client.error("expandGlob", {{"glob", "x"}, {"exclude", {1}}}) == "TypeError");
+}
+
+TEST_CASE("a walk that nobody follows waits, and ends when the client cancels") {
+  Files files;
+  Json id = files.client.call("walk", {{"path", "/usr"}})["streamId"];
+  REQUIRE(files.client.wait_for([&] { return files.client.stream(id).started; }));
+  files.client.notify("$sandbox.stream.cancel", {{"streamId", id}, {"reason", nullptr}});
+  files.client.call("envGet", {{"key", "HOME"}});
+}
+
 TEST_CASE("temporary files and folders") {
   Files files;
   Json options{{"dir", files.folder}, {"prefix", "pre-"}, {"suffix", ".txt"}};

@@ -2,18 +2,23 @@
 
 #include "guest-agent/rpc/files.h"
 #include "guest-agent/rpc/parameters.h"
+#include "guest-agent/rpc/stream_writer.h"
 #include "guest-agent/rpc/write_file.h"
 
 namespace hutch::agent::rpc {
 namespace {
 // Work on files at once; one that blocks, such as opening a FIFO, takes a thread for as long.
 constexpr size_t kMaxWorkers = 64;
+constexpr size_t kMaxWaiters = 256;
+// The client must have looked at the answer that names a stream before the stream starts.
+constexpr std::chrono::milliseconds kStreamDelay{10};
 }  // namespace
 
 Service::Service(Loop& loop, AgentLink& link, Environment environment)
     : loop_(loop),
       environment_(std::move(environment)),
       workers_(loop, kMaxWorkers),
+      waiters_(loop, kMaxWaiters),
       processes_(link, environment_) {
   add_methods();
   add_environment_methods();
@@ -27,7 +32,9 @@ Result<void> Service::connect(Fd in, Fd out, uint64_t stream_base, std::function
       });
   auto started =
       connection->start([this, weak = std::weak_ptr(connection), on_end = std::move(on_end)] {
-        connections_.erase(weak.lock());
+        auto ended = weak.lock();
+        open_files_.close_all_of(ended.get());
+        connections_.erase(ended);
         on_end();
       });
   if (started) connections_.insert(connection);
@@ -36,6 +43,15 @@ Result<void> Service::connect(Fd in, Fd out, uint64_t stream_base, std::function
 
 void Service::answer(const std::string& method, const std::shared_ptr<Call>& call) {
   if (FileMethod on_files = find_file_method(method)) return answer_from(workers_, call, on_files);
+  if (OpenFiles::Method on_open = OpenFiles::find_method(method)) {
+    Workers& workers = OpenFiles::may_wait(method) ? waiters_ : workers_;
+    return answer_from(workers, call,
+                       [this, on_open, owner = std::weak_ptr(call->connection())](Json& params) {
+                         auto connection = owner.lock();
+                         if (!connection) throw abort_failure();
+                         return (open_files_.*on_open)(params, connection.get());
+                       });
+  }
   auto found = methods_.find(method);
   if (found == methods_.end()) throw type_error("Method not found: " + method);
   found->second(call);
@@ -69,7 +85,33 @@ void Service::answer_from(Workers& workers, const std::shared_ptr<Call>& call,
       });
 }
 
+void Service::stream_walk(const std::shared_ptr<Call>& call, Walk walk) {
+  auto connection = call->connection();
+  if (!connection) return;
+  auto stream = connection->open_stream();
+  auto writer = StreamWriter::create(loop_, stream);
+  waiters_.run(
+      [writer, walk = std::move(walk)] {
+        try {
+          // One document a chunk, as the client reads them.
+          walk([&](const WalkEntry& entry) { return writer->write(json_text(entry.to_json())); });
+          writer->end();
+        } catch (const Failure& failure) {
+          writer->fail(failure);
+        } catch (const std::exception& error) {
+          writer->fail({"Error", error.what()});
+        }
+      },
+      [] {});
+  call->ok({{"streamId", stream->id()}});
+  stream->release_after(kStreamDelay);
+}
+
 void Service::add_methods() {
+  methods_["walk"] = [this](const auto& call) { stream_walk(call, make_walk(call->params)); };
+  methods_["expandGlob"] = [this](const auto& call) {
+    stream_walk(call, make_glob_expansion(call->params));
+  };
   methods_["abort"] = [](const std::shared_ptr<Call>& call) {
     auto connection = call->connection();
     auto found = call->params.find("abortId");

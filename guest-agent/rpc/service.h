@@ -10,7 +10,9 @@
 #include "guest-agent/rpc/agent_link.h"
 #include "guest-agent/rpc/connection.h"
 #include "guest-agent/rpc/environment.h"
+#include "guest-agent/rpc/open_files.h"
 #include "guest-agent/rpc/processes.h"
+#include "guest-agent/rpc/walk.h"
 #include "guest-agent/rpc/workers.h"
 
 namespace hutch::agent::rpc {
@@ -27,6 +29,7 @@ class Service {
   using Method = std::function<void(const std::shared_ptr<Call>&)>;
   void add_methods();
   void add_environment_methods();
+  void stream_walk(const std::shared_ptr<Call>& call, Walk walk);
   void answer(const std::string& method, const std::shared_ptr<Call>& call);
   // Runs `job` on a worker; it returns the answer as JSON or throws Failure.
   void answer_from(Workers& workers, const std::shared_ptr<Call>& call,
@@ -35,6 +38,9 @@ class Service {
   Loop& loop_;
   Environment environment_;
   Workers workers_;
+  // For what waits for others: locks, and walks that their client does not follow.
+  Workers waiters_;
+  OpenFiles open_files_;
   Processes processes_;
   std::unordered_map<std::string, Method> methods_;
   std::unordered_set<std::shared_ptr<Connection>> connections_;
