@@ -4,6 +4,8 @@
 //                                                the host is gone
 //   hutch-agent --listen ADDRESS:PORT --token-file FILE
 //                                                the emulated machine: serves who knows the token
+//   rpc, rpc-attach, ...                         other modes, which the agent starts itself; see
+//                                                guest-agent/rpc/modes.h
 //   hutch-agent --descriptor NUMBER              one connection on an inherited socket, without any
 //                                                set-up; for tests
 #include <fcntl.h>
@@ -25,6 +27,7 @@
 #include "guest-agent/last_words.h"
 #include "guest-agent/leave.h"
 #include "guest-agent/root.h"
+#include "guest-agent/rpc/modes.h"
 #include "guest-agent/server.h"
 #include "guest-agent/system.h"
 
@@ -151,6 +154,9 @@ int main(int count, char** words) {
   if (::getpid() == 1 && ::ioperm(hutch::protocol::agent::kBootMarkPort, 1, 1) == 0) {
     ::outb(hutch::protocol::agent::kInitMark, hutch::protocol::agent::kBootMarkPort);
     ::ioperm(hutch::protocol::agent::kBootMarkPort, 1, 0);
+  }
+  if (::getpid() != 1) {
+    if (auto status = hutch::agent::rpc::run_mode(count, words)) ::_exit(*status);
   }
   hutch::agent::run(count, words);
 }
