@@ -230,12 +230,12 @@ TEST_CASE("the data folder is for its user alone, keeps its token, and has one s
   Store store(folder.database());
   std::string token = folder.local_token(store);
   CHECK(folder.local_token(store) == token);
-  CHECK_THROWS(folder.read_environment());
+  CHECK_THROWS(DataFolder::read_environment(path));
   std::string block = folder.write_environment(Config(), token);
   CHECK(block == "export DENO_DEPLOY_TOKEN='" + token +
                      "'\nexport DENO_DEPLOY_ENDPOINT='http://127.0.0.1:7777'\n"
                      "export DENO_SANDBOX_ENDPOINT='http://127.0.0.1:7777'\n");
-  CHECK(folder.read_environment() == block);
+  CHECK(DataFolder::read_environment(path) == block);
   for (const char* name : {"/token", "/environment"}) {
     struct stat status {};
     REQUIRE(::stat((path + name).c_str(), &status) == 0);
