@@ -26,6 +26,7 @@
 
 #include "base/sys.h"
 #include "cli/failure.h"
+#include "cli/machine_monitor.h"
 #include "cli/runtime_folder.h"
 #include "cli/share.h"
 
@@ -199,6 +200,7 @@ std::vector<std::string> qemu_command(const Paths& paths, const Record& record) 
       {"-name", "hutch-machine"},
       {"-display", "none"},
       {"-monitor", "none"},
+      {"-qmp", fmt::format("unix:{},server=on,wait=off", monitor_path())},
       {"-machine", "q35"},
       // With a thread for each CPU, QEMU 7.2 hangs when the kernel changes its own code.
       {"-accel", "tcg,thread=single"},
@@ -447,7 +449,8 @@ bool remove_machine() {
   } catch (const Failure& failure) {
     notice(failure.what());
   }
-  for (const std::string& path : {paths.record, paths.token, paths.console, paths.log})
+  for (const std::string& path :
+       {paths.record, paths.token, paths.console, paths.log, monitor_path()})
     ::unlink(path.c_str());
   if (existed && ::rmdir(paths.folder.c_str()) < 0)
     throw Failure(fail_errno(errno, "removing " + paths.folder).value());

@@ -3,14 +3,15 @@
 //
 // Its state lies in the runtime folder under `machine/`: the QEMU process and when it began (so
 // that a recycled process id is never taken for it), the port of its agent on 127.0.0.1, the random
-// token that the agent asks for, and its console. The machine sees the host's file system at the
-// same paths over 9p.
+// token that the agent asks for, its console, and the socket of its monitor. The machine sees the
+// host's file system at the same paths over 9p.
 #pragma once
 
 #include <sys/types.h>
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -55,7 +56,8 @@ int execute_in_machine(const std::vector<std::string>& arguments, bool terminal,
 void take_messages_variable();
 
 // `hutch WORDS...` in the machine, started when needed; says so in one line that gives `reason`.
+// `started` is called once the machine runs.
 int run_in_machine(const std::vector<std::string>& words, bool terminal, bool input,
-                   const std::string& reason);
+                   const std::string& reason, const std::function<void()>& started = {});
 
 }  // namespace hutch::cli

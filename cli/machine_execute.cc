@@ -126,13 +126,14 @@ int execute_in_machine(const std::vector<std::string>& arguments, bool terminal,
 }
 
 int run_in_machine(const std::vector<std::string>& words, bool terminal, bool input,
-                   const std::string& reason) {
+                   const std::string& reason, const std::function<void()>& started) {
   notice(
       fmt::format("this host's KVM cannot run guests ({}); using the emulated machine, which is "
                   "slow; see hutch doctor",
                   reason));
   // Also when it runs: another hutch may just be starting it.
   start_machine({}, kStartTimeout);
+  if (started) started();
   std::vector<std::string> arguments{executable_path()};
   arguments.insert(arguments.end(), words.begin(), words.end());
   std::vector<std::string> environment{"HUTCH_LAYER_EXTENTS=" + layer_extents()};

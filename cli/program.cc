@@ -42,6 +42,7 @@ void describe(Program& program) {
   app.footer(R"(Examples:
   hutch run -- python3 -c 'print(6*7)'
   hutch run                        a shell in a fresh machine
+  hutch serve                      sandboxes for @deno/sandbox
   hutch doctor                     is this host ready?
   hutch VERB --help                more examples
 
@@ -56,6 +57,7 @@ Manual pages: hutch(1), hutch-run(1), hutch-doctor(1), hutch-machine(1))");
   add_run(program);
   add_doctor(program);
   add_machine(program);
+  add_serve(program);
   add_version(program);
   add_completion(program);
   add_man(program);

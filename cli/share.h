@@ -1,8 +1,8 @@
 // Where the things lie that a machine is made of: kernel, initramfs, images, the VMM.
 //
 // With HUTCH_SHARE set: in that folder. Else in share/hutch beside the running executable, then in
-// share/hutch beside its folder (PREFIX/bin/hutch, PREFIX/share/hutch). The programs hutch-vmm and
-// hutch-agent are also looked for beside the executable and in libexec/hutch.
+// share/hutch beside its folder (PREFIX/bin/hutch, PREFIX/share/hutch). The programs hutch-vmm,
+// hutch-serve and hutch-agent are also looked for beside the executable and in libexec/hutch.
 #pragma once
 
 #include <string>
@@ -16,6 +16,7 @@ constexpr const char* kLayerFile = "layer.ext4";
 constexpr const char* kMachineKernelFile = "machine/vmlinuz";
 constexpr const char* kMachineInitrdFile = "machine/initrd";
 constexpr const char* kVmmProgram = "hutch-vmm";
+constexpr const char* kServeProgram = "hutch-serve";
 constexpr const char* kAgentProgram = "hutch-agent";
 
 // The path of the running executable.

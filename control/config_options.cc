@@ -65,7 +65,7 @@ std::shared_ptr<ConfigOptions> ConfigOptions::add(CLI::App& verb, bool all) {
               },
               description(key))
           ->type_name(key.value_name)
-          ->check(CLI::Range(key.low, key.high));
+          ->check(CLI::Range(key.low, key.high).description(""));
     }
   }
   return options;

@@ -91,11 +91,11 @@ std::string DataFolder::write_environment(const Config& config, const std::strin
   return text;
 }
 
-std::string DataFolder::read_environment() const {
-  Result<std::string> text = read_file(path_ + "/environment", kMaxFile);
+std::string DataFolder::read_environment(const std::string& path) {
+  Result<std::string> text = read_file(path + "/environment", kMaxFile);
   if (text) return *text;
   throw std::runtime_error(fmt::format(
-      "no server has used {} yet; start one: hutch serve, or name its --data-folder", path_));
+      "no server has used {} yet; start one: hutch serve, or name its --data-folder", path));
 }
 
 }  // namespace hutch::control

@@ -27,7 +27,8 @@ class DataFolder {
   std::string local_token(Store& store) const;
   // Lines for a shell that lead clients to this server; kept for read_environment().
   std::string write_environment(const Config& config, const std::string& token) const;
-  std::string read_environment() const;
+  // Of the folder `path`, which may not be there.
+  static std::string read_environment(const std::string& path);
 
  private:
   std::string path_;

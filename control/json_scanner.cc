@@ -237,9 +237,9 @@ void JsonScanner::end_string() {
     end_value();
     return;
   }
+  state_ = State::kColon;
   pick_target();
   keeps_ = false;
-  state_ = State::kColon;
 }
 
 void JsonScanner::pick_target() {

@@ -129,7 +129,7 @@ void add_env(CLI::App& app, std::function<int()>& action) {
   verb->footer("Example:\n  eval \"$(hutch env)\"");
   verb->callback([&action, options] {
     action = [options] {
-      fmt::print("{}", DataFolder(options->load().data_folder).read_environment());
+      fmt::print("{}", DataFolder::read_environment(options->load().data_folder));
       return 0;
     };
   });

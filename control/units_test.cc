@@ -1,0 +1,254 @@
+// Configuration, the sandbox header, ids, tokens and the store.
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "control/clock.h"
+#include "control/config.h"
+#include "control/data_folder.h"
+#include "control/ids.h"
+#include "control/problem.h"
+#include "control/sandbox_config.h"
+#include "control/store.h"
+#include "control/tokens.h"
+
+using namespace hutch::control;
+
+namespace {
+
+std::string base64(std::string_view bytes) {
+  constexpr char kAlphabet[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string text;
+  uint32_t bits = 0;
+  int count = 0;
+  for (char c : bytes) {
+    bits = bits << 8 | static_cast<unsigned char>(c);
+    for (count += 8; count >= 6; count -= 6) text += kAlphabet[bits >> (count - 6) & 63];
+  }
+  if (count > 0) text += kAlphabet[bits << (6 - count) & 63];
+  while (text.size() % 4 != 0) text += '=';
+  return text;
+}
+
+// The code of the Problem that parsing this document throws; empty: none.
+std::string problem_code(const std::string& document) {
+  try {
+    parse_sandbox_config(base64(document), Config());
+    return "";
+  } catch (const Problem& problem) {
+    return problem.code();
+  }
+}
+
+std::string token_problem(const Store& store, const std::string& header, const std::string& org) {
+  try {
+    return authenticate(store, header, org);
+  } catch (const Problem& problem) {
+    return problem.code();
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a TOML file sets keys; what is wrong in it is named") {
+  Config config;
+  apply_toml(config, "port = 80\nlisten = \"0.0.0.0\"\n", "f.toml");
+  CHECK(config.port == 80);
+  CHECK(config.listen == "0.0.0.0");
+  for (auto [text, expected] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"prot = 1", "there is no key prot"},
+           {"[table]\nport = 1", "there is no key table"},
+           {"port = \"1\"", "port wants a whole number"},
+           {"listen = 1", "listen wants a text"},
+           {"port = 70000", "it may be 1 to 65535"},
+           {"port = ", "line 1"}}) {
+    CAPTURE(text);
+    std::string message;
+    try {
+      apply_toml(config, text, "f.toml");
+    } catch (const ConfigError& error) {
+      message = error.what();
+    }
+    CHECK(message.find("f.toml: ") == 0);
+    CHECK(message.find(expected) != std::string::npos);
+  }
+}
+
+TEST_CASE("keys that contradict each other are refused") {
+  auto refused = [](auto change) {
+    Config config;
+    config.data_folder = "/x";
+    change(config);
+    try {
+      finish_config(config);
+      return false;
+    } catch (const ConfigError&) {
+      return true;
+    }
+  };
+  CHECK_FALSE(refused([](Config&) {}));
+  CHECK(refused([](Config& c) { c.listen = "localhost"; }));
+  CHECK(refused([](Config& c) { c.region = "LOC"; }));
+  CHECK(refused([](Config& c) { c.tls_cert = "x"; }));
+  CHECK(refused([](Config& c) { c.memory_min_mb = 2000; }));
+  CHECK(refused([](Config& c) { c.public_url = "https://a/"; }));
+  CHECK(refused([](Config& c) { c.public_url = "https://a'$(x)"; }));
+}
+
+TEST_CASE("the URL of a server follows from where it listens") {
+  Config config;
+  CHECK(base_url(config) == "http://127.0.0.1:7777");
+  config.listen = "::";
+  config.tls_cert = "x";
+  CHECK(base_url(config) == "https://[::1]:7777");
+  config.public_url = "https://example.com";
+  CHECK(base_url(config) == "https://example.com");
+}
+
+TEST_CASE("a sandbox header is base64 of JSON, in Latin-1 or UTF-8") {
+  Config config;
+  CHECK(parse_sandbox_config("", config).memory_mb == 1280);
+  SandboxConfig wanted = parse_sandbox_config(
+      base64(R"({"memory_mb":2048,"volumes":[],"stop_at_ms":5,"labels":{"k":"v"},"allow_net":[],)"
+             R"("secrets":{},"env":{"A":"B"},"root":null})"),
+      config);
+  CHECK(wanted.memory_mb == 2048);
+  CHECK(wanted.stop_at_ms == 5);
+  CHECK(wanted.labels == Labels{{"k", "v"}});
+  CHECK(parse_sandbox_config(base64("{\"labels\":{\"k\":\"\xe4\"}}"), config).labels["k"] ==
+        "\xc3\xa4");
+  CHECK(parse_sandbox_config(base64("{\"labels\":{\"k\":\"\xc3\xa4\"}}"), config).labels["k"] ==
+        "\xc3\xa4");
+}
+
+TEST_CASE("what a sandbox header must not ask for is refused with its code") {
+  CHECK(problem_code("{}").empty());
+  CHECK(problem_code("x") == "INVALID_SANDBOX_CONFIG");
+  CHECK(problem_code("[]") == "INVALID_SANDBOX_CONFIG");
+  CHECK(problem_code(R"({"memory_mb":"1"})") == "INVALID_SANDBOX_CONFIG");
+  CHECK(problem_code(R"({"memory_mb":255})") == "MEMORY_OUT_OF_RANGE");
+  CHECK(problem_code(R"({"memory_mb":4097})") == "MEMORY_OUT_OF_RANGE");
+  CHECK(problem_code(R"({"memory_mb":18446744073709551615})") == "MEMORY_OUT_OF_RANGE");
+  CHECK(problem_code(R"({"stop_at_ms":1.5})") == "INVALID_SANDBOX_CONFIG");
+  CHECK(problem_code(R"({"labels":{"a":1}})") == "INVALID_SANDBOX_CONFIG");
+  CHECK(problem_code(R"({"labels":{"a":"1","b":"","c":"","d":"","e":"","f":""}})") ==
+        "INVALID_SANDBOX_CONFIG");
+  CHECK(problem_code(R"({"labels":{")" + std::string(65, 'k') + R"(":""}})") ==
+        "INVALID_SANDBOX_CONFIG");
+  CHECK(problem_code(R"({"labels":{"k":")" + std::string(129, 'v') + R"("}})") ==
+        "INVALID_SANDBOX_CONFIG");
+  CHECK(problem_code(R"({"volumes":[{"volume":"v","path":"/p"}]})") == "NOT_SUPPORTED");
+  CHECK(problem_code(R"({"root":{"volume":"v"}})") == "NOT_SUPPORTED");
+  CHECK(problem_code(R"({"allow_net":["example.com"]})") == "NOT_SUPPORTED");
+  CHECK(problem_code(R"({"secrets":{"K":{"hosts":["h"],"value":"v"}}})") == "NOT_SUPPORTED");
+  CHECK_THROWS_AS(parse_sandbox_config("?", Config()), Problem);
+}
+
+TEST_CASE("ids look as clients want them, and differ") {
+  std::set<std::string> ids;
+  for (int i = 0; i < 200; i++) {
+    std::string id = new_sandbox_id("loc");
+    CHECK(is_sandbox_id(id));
+    ids.insert(id);
+    uint64_t base = new_stream_base();
+    CHECK(base % kStreamsPerConnection == 0);
+    CHECK(base > 0);
+    CHECK(base < uint64_t{1} << 50);
+  }
+  CHECK(ids.size() == 200);
+  for (const char* wrong :
+       {"", "sbx_loc_", "sbx_LOC_00000000000000000000", "sbx_loc_0000000000000000000i",
+        "sbx_loc_000000000000000000000", "sbx-loc-00000000000000000000"})
+    CHECK_FALSE(is_sandbox_id(wrong));
+}
+
+TEST_CASE("tokens are valid for their organisations, until they expire or are revoked") {
+  Store store(":memory:");
+  NewToken own = create_token(store, false, "n", {"acme"}, {});
+  NewToken old = create_token(store, false, "", {"acme"}, wall_ms() - 1);
+  NewToken personal = create_token(store, true, "", {"acme", "other"}, wall_ms() + 100'000);
+  CHECK(own.text.starts_with("ddo_"));
+  CHECK(own.text.size() == 68);
+  CHECK(token_problem(store, "Bearer " + own.text, "") == "acme");
+  CHECK(token_problem(store, "bearer " + own.text, "acme") == "acme");
+  CHECK(token_problem(store, "Bearer " + own.text, "other") == "ORGANIZATION_NOT_FOUND");
+  CHECK(token_problem(store, own.text, "") == "INVALID_TOKEN");
+  CHECK(token_problem(store, "", "") == "INVALID_TOKEN");
+  CHECK(token_problem(store, "Bearer " + old.text, "") == "INVALID_TOKEN");
+  CHECK(token_problem(store, "Bearer " + personal.text, "") == "MISSING_ORG");
+  CHECK(token_problem(store, "Bearer " + personal.text, "other") == "other");
+  CHECK(token_problem(store, "Bearer " + personal.text, "third") == "ORGANIZATION_NOT_FOUND");
+  CHECK(store.tokens().size() == 3);
+  CHECK(store.revoke_token(own.id, wall_ms()));
+  CHECK_FALSE(store.revoke_token(own.id, wall_ms()));
+  CHECK_FALSE(store.revoke_token(99, wall_ms()));
+  CHECK(token_problem(store, "Bearer " + own.text, "") == "INVALID_TOKEN");
+}
+
+TEST_CASE("the store keeps no token, and what it keeps is there for the next") {
+  char folder[] = "/tmp/hutch-store-XXXXXX";
+  REQUIRE(::mkdtemp(folder) != nullptr);
+  std::string path = std::string(folder) + "/db";
+  NewToken token;
+  {
+    Store store(path);
+    token = create_token(store, false, "", {"acme"}, {});
+    store.add_sandbox({"sbx_1", "acme", "loc", 10, {}, {{"k", "v'"}}});
+    store.add_sandbox({"sbx_2", "acme", "loc", 20, {}, {}});
+    store.stop_sandbox("sbx_2", 25);
+  }
+  Store store(path);
+  CHECK(token_problem(store, "Bearer " + token.text, "") == "acme");
+  CHECK(store.find_sandbox("sbx_1")->labels == Labels{{"k", "v'"}});
+  CHECK_FALSE(store.find_sandbox("sbx_3"));
+  store.stop_all_sandboxes(30);
+  std::vector<StoredSandbox> list = store.sandboxes("acme");
+  REQUIRE(list.size() == 2);
+  CHECK(list[0].id == "sbx_2");
+  CHECK(list[0].stopped_ms == 25);
+  CHECK(list[1].stopped_ms == 30);
+  CHECK(store.sandboxes("other").empty());
+  FILE* file = ::fopen(path.c_str(), "rb");
+  REQUIRE(file != nullptr);
+  std::string bytes(1 << 20, '\0');
+  bytes.resize(::fread(bytes.data(), 1, bytes.size(), file));
+  ::fclose(file);
+  CHECK(bytes.find(token.text.substr(4)) == std::string::npos);
+  std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("the data folder is for its user alone, keeps its token, and has one server") {
+  char parent[] = "/tmp/hutch-data-XXXXXX";
+  REQUIRE(::mkdtemp(parent) != nullptr);
+  std::string path = std::string(parent) + "/a/b";
+  DataFolder folder(path);
+  Store store(folder.database());
+  std::string token = folder.local_token(store);
+  CHECK(folder.local_token(store) == token);
+  CHECK_THROWS(DataFolder::read_environment(path));
+  std::string block = folder.write_environment(Config(), token);
+  CHECK(block == "export DENO_DEPLOY_TOKEN='" + token +
+                     "'\nexport DENO_DEPLOY_ENDPOINT='http://127.0.0.1:7777'\n"
+                     "export DENO_SANDBOX_ENDPOINT='http://127.0.0.1:7777'\n");
+  CHECK(DataFolder::read_environment(path) == block);
+  for (const char* name : {"/token", "/environment"}) {
+    struct stat status {};
+    REQUIRE(::stat((path + name).c_str(), &status) == 0);
+    CHECK((status.st_mode & 0777) == 0600);
+  }
+  CHECK(store.revoke_token(1, wall_ms()));
+  CHECK(folder.local_token(store) != token);
+  {
+    hutch::Fd lock = folder.lock();
+    CHECK_THROWS(folder.lock());
+  }
+  CHECK_NOTHROW(folder.lock());
+  ::chmod(path.c_str(), 0755);
+  CHECK_THROWS(DataFolder(path));
+  std::filesystem::remove_all(parent);
+}
