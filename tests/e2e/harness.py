@@ -181,6 +181,17 @@ class Output:
         return True
 
 
+def signal_program(exits=(), tells=(), ignores=()):
+    """A command that prints "ready", then waits and prints "got NAME" for each signal that it exits
+    with (code 3) or merely tells. Not a shell: bash loses one trap in a thousand that comes while it
+    starts a command."""
+    lines = ["$| = 1;"]
+    lines += [f'$SIG{{{name}}} = sub {{ print "got {name}\\n"; exit 3 }};' for name in exits]
+    lines += [f'$SIG{{{name}}} = sub {{ print "got {name}\\n" }};' for name in tells]
+    lines += [f'$SIG{{{name}}} = "IGNORE";' for name in ignores]
+    return ["perl", "-e", " ".join([*lines, 'print "ready\\n"; sleep 1 while 1;'])]
+
+
 def finish(process, limit=LIMIT):
     """The exit code of a process, None when it does not end."""
     try:

@@ -4,19 +4,14 @@ import signal
 import time
 
 import harness
-from harness import finish, read_until, start
+from harness import finish, read_until, signal_program, start
 
-TRAPS = """
-for name in INT HUP QUIT USR1 USR2; do trap "echo got $name" $name; done
-trap 'echo got TERM; exit 3' TERM
-echo ready
-while :; do sleep 0.05; done
-"""
-STUBBORN = "trap '' INT TERM; echo ready; while :; do sleep 0.1; done"
+TRAPS = signal_program(exits=["TERM"], tells=["INT", "HUP", "QUIT", "USR1", "USR2"])
+STUBBORN = signal_program(ignores=["INT", "TERM"])
 
 
 def begin(script):
-    process = start("run", "--image", "min", "--", "bash", "-c", script)
+    process = start("run", "--image", "min", "--", *script)
     ready = b"ready" in read_until(process.stdout, b"ready\n")
     return process, ready
 
