@@ -24,22 +24,64 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 HUTCH = os.environ.get("HUTCH") or str(ROOT / "build/cli/hutch")
 SHARE = pathlib.Path(os.environ.get("HUTCH_SHARE") or ROOT / "build/share/hutch")
 # A guest boots in seconds under emulation on a busy machine; nothing here should take longer.
-LIMIT = 240
+LIMIT = 150
+# A claim that took longer says so.
+SLOW = 15
+
+
+# What tells a slow, full or stuck emulated machine from a defect of ours: does its clock go, do its
+# timers fire, do its guests run.
+STATE = r"""
+read -r before _ </proc/uptime; ticks=$(awk '/LOC:/ { print $2 }' /proc/interrupts)
+sleep 1
+read -r after _ </proc/uptime
+echo "machine: up $after, a second took $(echo "$before $after" | awk '{ print $2 - $1 }'), timer interrupts $(($(awk '/LOC:/ { print $2 }' /proc/interrupts) - ticks)), load $(cat /proc/loadavg)"
+echo "$(grep -E '^(MemAvailable|Shmem|Dirty):' /proc/meminfo | tr -s ' \n' ' ')"
+for folder in /sys/kernel/debug/kvm/*-*/vcpu*; do
+  [ -d "$folder" ] || continue
+  for round in 1 2; do
+    line=${folder#/sys/kernel/debug/kvm/}:
+    for name in exits halt_exits irq_injections; do line="$line $name $(cat "$folder/$name" 2>/dev/null || cat "${folder%/vcpu*}/$name" 2>/dev/null)"; done
+    echo "$line"
+    sleep 0.3
+  done
+done
+dmesg | tail -n 3
+"""
+
+
+def state():
+    """The state of this host and of its emulated machine, in a few lines."""
+    with open("/proc/loadavg", encoding="ascii") as load:
+        lines = [f"host: load {load.read().strip()}, {os.cpu_count()} CPUs, monotonic {time.monotonic():.1f} s"]
+    status = run(HUTCH, "machine", "status", limit=20)
+    lines += (status.text + status.errors).splitlines()
+    if status.code == 0:
+        lines += str(run(HUTCH, "machine", "exec", "--", "sh", "-c", STATE, limit=30)).splitlines()
+    return "\n".join(lines)
 
 
 class Tap:
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
+        self.start = time.monotonic()
 
     def check(self, name, condition, detail=""):
         if condition:
             self.passed += 1
             print(f"ok {self.number()} - {name}", flush=True)
+            if time.monotonic() - self.start > SLOW:
+                print(f"# {time.monotonic() - self.start:.0f} s", flush=True)
+            self.start = time.monotonic()
         else:
             self.failed += 1
             print(f"not ok {self.number()} - {name}", flush=True)
-            for line in str(detail).splitlines()[-30:]:
+            print(f"# {time.monotonic() - self.start:.1f} s after the last claim that held", flush=True)
+            for line in str(detail).splitlines()[-40:]:
                 print(f"# {line}", flush=True)
+            if self.failed <= 3 and "host: load" not in str(detail):
+                for line in state().splitlines():
+                    print(f"# {line}", flush=True)
         return bool(condition)
 
     def equal(self, name, found, wanted, detail=""):
@@ -92,9 +134,11 @@ def run(*words, stdin=b"", env=None, limit=LIMIT, cwd=None):
     try:
         out, err = process.communicate(stdin, timeout=limit)
     except subprocess.TimeoutExpired:
+        # While what hangs is still there.
+        found = state() if limit >= LIMIT else ""
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
-        err += b"\n(the test gave up after %d s)" % limit
+        err += f"\n(the test gave up after {limit} s)\n{found}".encode()
     return Result(process.returncode, out, err, time.monotonic() - start)
 
 
@@ -149,6 +193,17 @@ class Output:
             self.seen += data
         self.at = found + len(wanted)
         return True
+
+
+def signal_program(exits=(), tells=(), ignores=()):
+    """A command that prints "ready", then waits and prints "got NAME" for each signal that it exits
+    with (code 3) or merely tells. Not a shell: bash loses one trap in a thousand that comes while it
+    starts a command."""
+    lines = ["$| = 1;"]
+    lines += [f'$SIG{{{name}}} = sub {{ print "got {name}\\n"; exit 3 }};' for name in exits]
+    lines += [f'$SIG{{{name}}} = sub {{ print "got {name}\\n" }};' for name in tells]
+    lines += [f'$SIG{{{name}}} = "IGNORE";' for name in ignores]
+    return ["perl", "-e", " ".join([*lines, 'print "ready\\n"; sleep 1 while 1;'])]
 
 
 def finish(process, limit=LIMIT):

@@ -9,7 +9,7 @@ import signal
 import time
 
 import harness
-from harness import Terminal, finish, hutch, read_until, start
+from harness import Terminal, finish, hutch, read_until, signal_program, start
 
 
 def status():
@@ -75,7 +75,7 @@ def commands(tap):
     tap.check("our environment passes", "OF_MINE=passed" in result.text, result)
     tap.equal("a missing command is 127", hutch("machine", "exec", "--", "/no/such/program").code, 127)
     tap.equal("a signal becomes 128+n", hutch("machine", "exec", "--", "sh", "-c", "kill -9 $$").code, 137)
-    process = start("machine", "exec", "--", "bash", "-c", "trap 'echo got; exit 3' TERM; echo ready; while :; do sleep 0.05; done")
+    process = start("machine", "exec", "--", *signal_program(exits=["TERM"]))
     read_until(process.stdout, b"ready")
     process.send_signal(signal.SIGTERM)
     tap.equal("signals pass through", (b"got" in read_until(process.stdout, b"got"), finish(process)), (True, 3))

@@ -13,7 +13,7 @@ import subprocess
 import time
 
 import harness
-from harness import Terminal, finish, read_until, run
+from harness import Terminal, finish, read_until, run, signal_program
 
 
 class Pretended:
@@ -128,16 +128,15 @@ def streams(tap, fake):
 
 
 def signals(tap, fake):
-    trap = "trap 'echo got {0}; exit 3' {0}; echo ready; while :; do sleep 0.05; done"
     for name in ("INT", "TERM", "HUP", "QUIT", "USR1", "USR2"):
-        process = fake.start(command=("bash", "-c", trap.format(name)))
+        process = fake.start(command=signal_program(exits=[name]))
         read_until(process.stdout, b"ready\n")
         process.send_signal(getattr(signal, "SIG" + name))
         text = read_until(process.stdout, b"got")
         tap.equal(f"SIG{name} reaches the command", (text.split(b"\n")[0], finish(process)), (f"got {name}".encode(), 3))
-    stubborn = "trap '' INT TERM; echo ready; while :; do sleep 0.05; done"
+    stubborn = signal_program(ignores=["INT", "TERM"])
     for number in (signal.SIGTERM, signal.SIGINT):
-        process = fake.start(command=("bash", "-c", stubborn))
+        process = fake.start(command=stubborn)
         read_until(process.stdout, b"ready\n")
         process.send_signal(number)
         time.sleep(0.5)
@@ -157,7 +156,7 @@ def signals(tap, fake):
     start = time.monotonic()
     result = fake.run("--timeout", "500ms", command=("sleep", "60"))
     tap.check("a deadline is 124", result.code == 124 and "time limit" in result.errors, result)
-    result = fake.run("--timeout", "500ms", command=("bash", "-c", stubborn))
+    result = fake.run("--timeout", "500ms", command=stubborn)
     tap.check("also for a command that ignores SIGTERM", result.code == 124 and result.seconds < 10, result)
     result = fake.run("--timeout", "500ms", "--json", agent=False)
     tap.check("and before the command began", result.code == 124, result)

@@ -4,19 +4,14 @@ import signal
 import time
 
 import harness
-from harness import finish, read_until, start
+from harness import finish, read_until, signal_program, start
 
-TRAPS = """
-for name in INT HUP QUIT USR1 USR2; do trap "echo got $name" $name; done
-trap 'echo got TERM; exit 3' TERM
-echo ready
-while :; do sleep 0.05; done
-"""
-STUBBORN = "trap '' INT TERM; echo ready; while :; do sleep 0.1; done"
+TRAPS = signal_program(exits=["TERM"], tells=["INT", "HUP", "QUIT", "USR1", "USR2"])
+STUBBORN = signal_program(ignores=["INT", "TERM"])
 
 
 def begin(script):
-    process = start("run", "--image", "min", "--", "bash", "-c", script)
+    process = start("run", "--image", "min", "--", *script)
     ready = b"ready" in read_until(process.stdout, b"ready\n")
     return process, ready
 
@@ -26,7 +21,8 @@ def tests(tap):
     tap.check("a command that traps signals runs", ready, process.stderr.read() if not ready else "")
     for name in ("HUP", "QUIT", "USR1", "USR2", "INT"):
         process.send_signal(getattr(signal, "SIG" + name))
-        tap.check(f"SIG{name} reaches the command", name.encode() in read_until(process.stdout, b"got " + name.encode(), 30))
+        text = read_until(process.stdout, b"got " + name.encode(), 30)
+        tap.check(f"SIG{name} reaches the command", name.encode() in text, (text, process.poll()))
     finish_code = None
     # INT came before: this is the second ending, which ends the machine.
     process.send_signal(signal.SIGTERM)
