@@ -26,6 +26,7 @@ constexpr uint64_t kMaxBase = uint64_t{1} << 50;
 // Of a message on the service's socket: the kind and a number or token.
 constexpr size_t kMaxMessage = 256;
 constexpr std::string_view kAttach = "attach ";
+constexpr std::string_view kRepl = "repl ";
 
 struct Address {
   sockaddr_un address{};
@@ -113,6 +114,9 @@ class Door {
                           message->bytes.size());
     if (text.starts_with(kAttach) && message->fds.size() == 2) {
       attach(number, text.substr(kAttach.size()), std::move(message->fds));
+    } else if (text.starts_with(kRepl) && message->fds.size() == 1) {
+      service_.deno().take_repl(std::string(text.substr(kRepl.size())), std::move(message->fds[0]));
+      visitors_.erase(number);
     } else {
       visitors_.erase(number);
     }
@@ -151,7 +155,7 @@ Result<void> run_service(const std::string& name) {
   });
   TRY(link.start());
   // Both outlive the function: threads that block may not end with it.
-  auto* service = new Service(*loop, link, Environment(environ));
+  auto* service = new Service(*loop, link, Environment(environ), name);
   auto* door = new Door(*loop, *service, TRY(listen_on_name(name)));
   TRY(door->start());
   Watch input = TRY(loop->watch(STDIN_FILENO, EPOLLIN, [&](uint32_t) {
@@ -186,6 +190,20 @@ Result<void> run_attach(const std::string& base_text, const std::string& name) {
   return {};
 }
 
+// Returns only when something fails.
+Result<void> run_repl(const std::string& name, const std::string& token, char** arguments) {
+  Fd socket = TRY(connect_to_name(name));
+  auto pair = TRY(socket_pair(SOCK_STREAM));
+  std::string message = std::string(kRepl) + token;
+  int ours[] = {pair.first.get()};
+  TRY(send_message(socket.get(), std::as_bytes(std::span(message)), ours));
+  // In place of the agent's connection, which this process has no use for.
+  if (::dup2(pair.second.get(), protocol::agent::kServiceDescriptor) < 0)
+    return fail_errno(errno, "placing the socket of a REPL");
+  ::execv(arguments[0], arguments);
+  return fail_errno(errno, fmt::format("executing {}", arguments[0]));
+}
+
 }  // namespace
 
 std::optional<int> run_mode(int count, char** words) {
@@ -198,6 +216,9 @@ std::optional<int> run_mode(int count, char** words) {
   } else if (mode == "rpc-attach" && (count == 2 || count == 3)) {
     set_log_program("hutch-rpc-attach");
     result = run_attach(words[1], word(2));
+  } else if (mode == "rpc-repl" && count > 3) {
+    set_log_program("hutch-rpc-repl");
+    result = run_repl(words[1], words[2], words + 3);
   } else {
     return std::nullopt;
   }

@@ -1,5 +1,6 @@
 #include "guest-agent/rpc/service.h"
 
+#include "guest-agent/rpc/fetch.h"
 #include "guest-agent/rpc/files.h"
 #include "guest-agent/rpc/parameters.h"
 #include "guest-agent/rpc/stream_writer.h"
@@ -14,12 +15,13 @@ constexpr size_t kMaxWaiters = 256;
 constexpr std::chrono::milliseconds kStreamDelay{10};
 }  // namespace
 
-Service::Service(Loop& loop, AgentLink& link, Environment environment)
+Service::Service(Loop& loop, AgentLink& link, Environment environment, std::string socket_name)
     : loop_(loop),
       environment_(std::move(environment)),
       workers_(loop, kMaxWorkers),
       waiters_(loop, kMaxWaiters),
-      processes_(link, environment_) {
+      processes_(link, environment_),
+      deno_(loop, processes_, environment_, waiters_, std::move(socket_name)) {
   add_methods();
   add_environment_methods();
 }
@@ -128,6 +130,15 @@ void Service::add_methods() {
   methods_["spawn"] = [this](const auto& call) { processes_.spawn(call); };
   methods_["processWait"] = [this](const auto& call) { processes_.wait(call); };
   methods_["processKill"] = [this](const auto& call) { processes_.kill(call); };
+  methods_["fetch"] = [this](const auto& call) {
+    start_fetch(loop_, waiters_, deno_, environment_, call);
+  };
+  methods_["spawnDeno"] = [this](const auto& call) { deno_.run(call); };
+  methods_["denoHttpWait"] = [this](const auto& call) { deno_.wait_for_http(call); };
+  methods_["spawnDenoRepl"] = [this](const auto& call) { deno_.start_repl(call); };
+  methods_["denoReplClose"] = [this](const auto& call) { deno_.close_repl(call); };
+  methods_["denoReplEval"] = [this](const auto& call) { deno_.evaluate(call); };
+  methods_["denoReplCall"] = [this](const auto& call) { deno_.call_function(call); };
   for (const char* name : {"exposeHttp", "vscode"}) {
     methods_[name] = [name](const auto&) {
       throw Failure("Error", std::string(name) + " is not supported by this sandbox",

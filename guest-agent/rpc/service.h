@@ -9,6 +9,7 @@
 
 #include "guest-agent/rpc/agent_link.h"
 #include "guest-agent/rpc/connection.h"
+#include "guest-agent/rpc/deno.h"
 #include "guest-agent/rpc/environment.h"
 #include "guest-agent/rpc/open_files.h"
 #include "guest-agent/rpc/processes.h"
@@ -20,10 +21,13 @@ namespace hutch::agent::rpc {
 class Service {
  public:
   // `link`: to the agent that starts processes.
-  Service(Loop& loop, AgentLink& link, Environment environment);
+  // `socket_name`: where the service can be reached.
+  Service(Loop& loop, AgentLink& link, Environment environment, std::string socket_name);
 
   // Takes a client on; `on_end` runs when it has gone.
   Result<void> connect(Fd in, Fd out, uint64_t stream_base, std::function<void()> on_end);
+
+  Deno& deno() { return deno_; }
 
  private:
   using Method = std::function<void(const std::shared_ptr<Call>&)>;
@@ -42,6 +46,7 @@ class Service {
   Workers waiters_;
   OpenFiles open_files_;
   Processes processes_;
+  Deno deno_;
   std::unordered_map<std::string, Method> methods_;
   std::unordered_set<std::shared_ptr<Connection>> connections_;
 };

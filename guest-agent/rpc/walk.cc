@@ -98,7 +98,7 @@ std::vector<WalkEntry> list(const std::string& path) {
     entry.name = found->d_name;
     if (entry.name == "." || entry.name == "..") continue;
     entry.path = join(path, entry.name);
-    mode_t mode = DTTOIF(found->d_type);
+    auto mode = static_cast<mode_t>(DTTOIF(found->d_type));
     struct stat status {};
     if (found->d_type == DT_UNKNOWN) {
       if (::lstat(entry.path.c_str(), &status) < 0) continue;  // gone meanwhile
