@@ -18,9 +18,11 @@ constexpr uint8_t kEscape = 0x1b;
 constexpr uint8_t kBell = 0x07;
 }  // namespace
 
-void ConsoleBuffer::pass_on_to(Fd output, uint64_t bytes_per_second) {
+void ConsoleBuffer::pass_on_to(Fd output, uint64_t bytes_per_second,
+                               std::function<void()> on_backlog) {
   std::lock_guard lock(mutex_);
   output_ = std::move(output);
+  on_backlog_ = std::move(on_backlog);
   rate_ = TokenBucket(bytes_per_second, bytes_per_second);
 }
 
@@ -44,17 +46,47 @@ void ConsoleBuffer::pass_on(std::span<const uint8_t> bytes) {
   size_t allowed = rate_.take(bytes.size(), monotonic_ns());
   dropped_ += bytes.size() - allowed;
   bytes = bytes.first(allowed);
-  while (!bytes.empty()) {
-    pollfd poll{.fd = output_.get(), .events = POLLOUT, .revents = 0};
-    ssize_t count = -1;
-    if (::poll(&poll, 1, 0) == 1 && poll.revents == POLLOUT)
-      count = ::write(output_.get(), bytes.data(), std::min(bytes.size(), kWriteAtOnce));
-    if (count <= 0) {
-      dropped_ += bytes.size();
-      return;
-    }
-    bytes = bytes.subspan(static_cast<size_t>(count));
+  bool waits = !backlog_.empty();
+  if (!waits) bytes = bytes.subspan(write_at_once(bytes));
+  size_t room = kBacklog - (backlog_.size() - backlog_start_);
+  size_t kept = std::min(bytes.size(), room);
+  dropped_ += bytes.size() - kept;
+  if (kept == 0) return;
+  if (backlog_start_ >= kBacklog) {
+    backlog_.erase(backlog_.begin(), backlog_.begin() + static_cast<ptrdiff_t>(backlog_start_));
+    backlog_start_ = 0;
   }
+  backlog_.insert(backlog_.end(), bytes.begin(), bytes.begin() + static_cast<ptrdiff_t>(kept));
+  if (!waits && on_backlog_) on_backlog_();
+}
+
+bool ConsoleBuffer::flush() {
+  std::lock_guard lock(mutex_);
+  backlog_start_ += write_at_once(std::span(backlog_).subspan(backlog_start_));
+  if (backlog_start_ < backlog_.size()) return false;
+  backlog_.clear();
+  backlog_start_ = 0;
+  return true;
+}
+
+// Returns how much is done with: nobody waits for a reader that has gone.
+size_t ConsoleBuffer::write_at_once(std::span<const uint8_t> bytes) {
+  size_t done = 0;
+  while (done < bytes.size()) {
+    pollfd poll{.fd = output_.get(), .events = POLLOUT, .revents = 0};
+    if (::poll(&poll, 1, 0) != 1) break;
+    ssize_t count = -1;
+    if (poll.revents == POLLOUT)
+      count =
+          ::write(output_.get(), bytes.data() + done, std::min(bytes.size() - done, kWriteAtOnce));
+    if (count < 0 && poll.revents == POLLOUT && (errno == EAGAIN || errno == EINTR)) break;
+    if (count <= 0) {
+      dropped_ += bytes.size() - done;
+      return bytes.size();
+    }
+    done += static_cast<size_t>(count);
+  }
+  return done;
 }
 
 std::string ConsoleBuffer::tail(size_t lines) const {

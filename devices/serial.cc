@@ -58,15 +58,23 @@ void Serial::read(uint64_t offset, std::span<uint8_t> data) {
   {
     std::lock_guard lock(mutex_);
     for (uint8_t& value : data) value = read_register(offset++);
-    drained = input_refused_ && input_count_ == 0;
-    if (drained) input_refused_ = false;
+    drained = take_drained();
   }
   if (drained && input_drained_) input_drained_();
 }
 
 void Serial::write(uint64_t offset, std::span<const uint8_t> data) {
-  std::lock_guard lock(mutex_);
-  for (uint8_t value : data) write_register(offset++, value);
+  bool drained = false;
+  {
+    std::lock_guard lock(mutex_);
+    for (uint8_t value : data) write_register(offset++, value);
+    drained = take_drained();
+  }
+  if (drained && input_drained_) input_drained_();
+}
+
+bool Serial::take_drained() {
+  return input_count_ == 0 && std::exchange(input_refused_, false);
 }
 
 size_t Serial::receive(std::span<const uint8_t> bytes) {

@@ -33,7 +33,8 @@ class Serial final : public BusDevice {
   static constexpr size_t kMaxInput = 4096;
 
   // `interrupt` and `sink` outlive the device. `input_drained`, if any, is called on a vCPU thread
-  // when the guest has read all input after receive() had to refuse some; it must not block.
+  // when the guest has read or cleared all input after receive() had to refuse some; it must not
+  // block.
   Serial(Interrupt& interrupt, ConsoleSink& sink, std::function<void()> input_drained = nullptr);
 
   // BusDevice: any vCPU thread. A wider access is one of each byte, as on an ISA bus.
@@ -44,6 +45,8 @@ class Serial final : public BusDevice {
   size_t receive(std::span<const uint8_t> bytes);
 
  private:
+  // Whether input that had no room has it now; says so once.
+  bool take_drained();
   uint8_t read_register(uint64_t offset);
   void write_register(uint64_t offset, uint8_t value);
   uint8_t take_input();

@@ -153,6 +153,11 @@ TEST_CASE("V24: input beyond the FIFO is refused, not kept, and its end is told"
   CHECK(fixture.type("more") == 4);
   fixture.out(kFifo, 0x03);
   CHECK((fixture.in(kLineStatus)&1) == 0);
+  CHECK(fixture.drained == 1);
+  // Cleared input makes room as well.
+  CHECK(fixture.type(flood) == Serial::kMaxInput);
+  fixture.out(kFifo, 0x03);
+  CHECK(fixture.drained == 2);
 }
 
 TEST_CASE("V24: loopback keeps no more than the chip's FIFO") {

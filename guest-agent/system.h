@@ -9,8 +9,8 @@ namespace hutch::agent {
 
 // Brings the loopback device up.
 Result<void> bring_loopback_up();
-// Kernel settings (/proc/sys, /sys/kernel) and resource limits that programs of a development machine expect.
-// One that the kernel does not have is passed over.
+// Kernel settings (/proc/sys, /sys/kernel) and resource limits that programs of a development
+// machine expect. One that the kernel does not have is passed over.
 void apply_settings();
 // Protects the agent from the out-of-memory killer; children give that up.
 Result<void> protect_from_memory_killer();

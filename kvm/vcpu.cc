@@ -111,6 +111,13 @@ Result<VcpuExit> Vcpu::run() {
   return describe_exit();
 }
 
+Result<void> Vcpu::check_interrupts() {
+  // A vCPU that exits is running: to say so again changes nothing, but requests the check.
+  kvm_mp_state state{KVM_MP_STATE_RUNNABLE};
+  TRY(control(fd_.get(), KVM_SET_MP_STATE, "KVM_SET_MP_STATE", &state));
+  return {};
+}
+
 VcpuExit Vcpu::describe_exit() {
   switch (run_->exit_reason) {
     case KVM_EXIT_IO: {

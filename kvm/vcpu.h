@@ -74,6 +74,9 @@ class Vcpu {
   // Runs the guest until it exits. Only the thread that owns the vCPU. Spans in the exit are valid
   // until the next run. An Error means that KVM_RUN itself failed.
   Result<VcpuExit> run();
+  // Makes KVM look for an interrupt to inject when it enters the guest next. Only between runs, and
+  // only for the boot processor or one that is running. See Machine::load for who needs it.
+  Result<void> check_interrupts();
   // Makes the current or next run() return InterruptedExit without entering the guest; the owner's
   // thread must be signalled as well if it may be inside. Any thread.
   void request_exit();

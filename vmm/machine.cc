@@ -1,5 +1,6 @@
 #include "vmm/machine.h"
 
+#include <poll.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -25,6 +26,8 @@ using protocol::vmm::MarkKind;
 
 constexpr uint64_t kGuestCid = 3;
 constexpr size_t kConsoleTailLines = 12;
+// How long the console's reader may take for what waits at the end.
+constexpr int kLastWordsTries = 100, kLastWordsTryMs = 10;
 
 // A kernel that calls itself ours gets a device tree; the others would not read it.
 bool uses_device_tree(Description description, const boot::LoadedKernel& kernel) {
@@ -144,6 +147,11 @@ Result<void> Machine::load(protocol::vmm::Start& start) {
   }
   // Other kernels may look for a PIT, or need it where they cannot read MP tables.
   TRY(vm_.create_pit());
+  // KVM (Linux 6.1: pic_unlock in arch/x86/kvm/i8259.c) requests injection when the PIC raises its
+  // line, if the local APIC's pin is open then, but not when the guest opens the pin with the line
+  // high, as Linux may while it sets up its local APIC. Such a guest would halt and be woken at
+  // once forever; so each exit requests it.
+  environment_.uses_pic = true;
   TRY(boot::write_mp_table(memory_, parts_));
   for (kvm::Vcpu& vcpu : vcpus_) TRY(set_virtual_wire(vcpu));
   input.command_line += boot::virtio_command_line(parts_);
@@ -161,7 +169,9 @@ Result<std::unique_ptr<Machine::InterruptLine>> Machine::add_interrupt(uint32_t 
 Result<void> Machine::add_platform_devices(protocol::vmm::Start& start) {
   parts_.generation_id = boot::generation_id_page(start.memory);
   parts_.has_console = start.console_output.is_open() || start.console_input.is_open();
-  if (start.console_output) console_.pass_on_to(std::move(start.console_output));
+  if (start.console_output)
+    console_.pass_on_to(std::move(start.console_output), ConsoleBuffer::kDefaultBytesPerSecond,
+                        [this] { loop_.post([this] { flush_console_output(); }); });
   serial_line_ = TRY(add_interrupt(boot::kSerialInterrupt));
   serial_ = std::make_unique<Serial>(*serial_line_, console_,
                                      [this] { loop_.post([this] { feed_console_input(); }); });
@@ -177,6 +187,18 @@ Result<void> Machine::add_platform_devices(protocol::vmm::Start& start) {
   return watch_console_input();
 }
 
+void Machine::flush_console_output() {
+  bool done = console_.flush();
+  if (done || output_watch_.is_active()) {
+    if (done) output_watch_.reset();
+    return;
+  }
+  Result<Watch> watch =
+      loop_.watch(console_.output(), EPOLLOUT, [this](uint32_t) { flush_console_output(); });
+  if (!watch) return log_error("console output: {}", watch.error().text());
+  output_watch_ = *std::move(watch);
+}
+
 Result<void> Machine::watch_console_input() {
   if (!console_input_) return {};
   TRY(set_nonblocking(console_input_.get()));
@@ -186,6 +208,8 @@ Result<void> Machine::watch_console_input() {
 }
 
 void Machine::read_console_input() {
+  // With input waiting only a hang-up comes here, which nothing but the end of the watch silences.
+  if (!waiting_input_.empty()) return console_watch_.reset();
   std::array<uint8_t, 1024> bytes;
   ssize_t count = ::read(console_input_.get(), bytes.data(), bytes.size());
   if (count > 0) {
@@ -193,15 +217,20 @@ void Machine::read_console_input() {
     feed_console_input();
   } else if (count == 0 || (errno != EAGAIN && errno != EINTR)) {
     console_watch_.reset();
+    console_input_.reset();
   }
 }
 
 void Machine::feed_console_input() {
-  if (!console_watch_.is_active()) return;
+  if (!console_input_) return;
   size_t taken = serial_->receive(waiting_input_);
   waiting_input_.erase(waiting_input_.begin(),
                        waiting_input_.begin() + static_cast<ptrdiff_t>(taken));
   // Reads no more than the guest takes; the rest waits where it comes from.
+  if (!console_watch_.is_active()) {
+    if (waiting_input_.empty()) read_console_input();
+    return;
+  }
   Result<void> modified =
       loop_.modify(console_watch_, waiting_input_.empty() ? uint32_t{EPOLLIN} : 0u);
   if (!modified) log_error("console input: {}", modified.error().text());
@@ -265,6 +294,11 @@ void Machine::stop(Ending ending) {
 void Machine::on_vcpu_ended() {
   if (--running_threads_ > 0) return;
   for (auto& thread : threads_) thread->join();
+  // What the guest said last matters most, but no reader holds up the end.
+  for (int i = 0; i < kLastWordsTries && !console_.flush(); i++) {
+    pollfd poll{.fd = console_.output(), .events = POLLOUT, .revents = 0};
+    ::poll(&poll, 1, kLastWordsTryMs);
+  }
   listener_.on_stopped(ending_);
 }
 

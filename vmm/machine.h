@@ -79,6 +79,7 @@ class Machine final : PowerEvents {
   Result<void> add_virtio_devices(protocol::vmm::Start& start);
   Result<void> add_virtio(const char* name, std::unique_ptr<virtio::Device> device);
   Result<std::unique_ptr<InterruptLine>> add_interrupt(uint32_t pin);
+  void flush_console_output();
   Result<void> watch_console_input();
   void read_console_input();
   void feed_console_input();
@@ -110,6 +111,7 @@ class Machine final : PowerEvents {
   BootMark boot_mark_{*this};
   Fd console_input_;
   Watch console_watch_;
+  Watch output_watch_;
   std::vector<uint8_t> waiting_input_;  // read, and not yet taken by the serial port
 
   std::unique_ptr<BlockThread> block_thread_;

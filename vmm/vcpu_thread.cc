@@ -86,6 +86,10 @@ void VcpuThread::run() {
     Result<kvm::VcpuExit> exit = vcpu_.run();
     if (!exit) return end(EndReason::kHostError, exit.error().message, exit.error().remedy);
     if (!handle(*exit)) return;
+    if (index_ == 0 && environment_.uses_pic) {
+      Result<void> checked = vcpu_.check_interrupts();
+      if (!checked) return end(EndReason::kHostError, checked.error().message);
+    }
   }
 }
 

@@ -29,6 +29,8 @@ struct VcpuEnvironment {
   const GuestMemory& memory;
   Bus& ports;
   Bus& mmio;
+  // Whether the guest may get its interrupts through the PIC: see Machine::load.
+  bool uses_pic = false;
   // Called on the vCPU's thread once it runs and has not entered the guest; narrows it for good.
   std::function<Result<void>()> narrow;
   // Called just before the first KVM_RUN, by the first vCPU only.

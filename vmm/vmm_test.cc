@@ -93,6 +93,65 @@ guest beyond
 1: jmp 1b
 guest_end beyond
 
+guest pic
+  # The timer's interrupt goes from the PIC through pin LINT0 of the local APIC to vector 0x20.
+  mov $0x310000, %esp
+  lea 9f(%rip), %rax
+  mov $0x210200, %edi
+  mov %ax, (%rdi)
+  movw $0x10, 2(%rdi)
+  movw $0x8e00, 4(%rdi)
+  shr $16, %rax
+  mov %ax, 6(%rdi)
+  movq $0, 8(%rdi)
+  movw $0x20f, 0x300000
+  movq $0x210000, 0x300002
+  lidt 0x300000
+  mov $0x11, %al
+  out %al, $0x20
+  mov $0x20, %al
+  out %al, $0x21
+  mov $4, %al
+  out %al, $0x21
+  mov $1, %al
+  out %al, $0x21
+  mov $0xfe, %al
+  out %al, $0x21
+  # Closed while the timer, 1 kHz, raises its line...
+  mov $0xfee000f0, %ebx
+  movl $0x1ff, (%rbx)
+  mov $0xfee00350, %ebx
+  movl $0x10700, (%rbx)
+  mov $0x34, %al
+  out %al, $0x43
+  mov $0xa9, %al
+  out %al, $0x40
+  mov $0x04, %al
+  out %al, $0x40
+1: mov $0x0a, %al
+  out %al, $0x20
+  in $0x20, %al
+  test $1, %al
+  jz 1b
+  # ...and opened with the line high.
+  movl $0x700, (%rbx)
+  mov $0x3fd, %dx
+  in %dx, %al
+  # No interrupt within this many halts: reset.
+  mov $1000, %ecx
+2: sti
+  hlt
+  cli
+  dec %ecx
+  jnz 2b
+  mov $0xfe, %al
+  out %al, $0x64
+3: jmp 3b
+9: mov $0xd0001000, %ebx
+  movl $1, (%rbx)
+4: jmp 4b
+guest_end pic
+
 guest hostile
   # %r12: random state, %r13: rounds left, %r14: the rings' memory.
   mov $0x1234567890abcdef, %r12
@@ -265,6 +324,7 @@ GUEST(fetch_from_device)
 GUEST(print)
 GUEST(mark)
 GUEST(beyond)
+GUEST(pic)
 GUEST(hostile)
 
 namespace hutch::vmm {
@@ -330,6 +390,12 @@ TEST_CASE(
   CHECK(run->counter("user_exits_until_init") == 1);
   CHECK(run->counter("user_exits_until_init/port/0x2e0") == 1);
   CHECK(run->counter("user_exits") == 3);
+}
+
+TEST_CASE(
+    "an interrupt that the PIC raised while the local APIC's pin was closed arrives after it") {
+  NEEDS_KVM();
+  CHECK(run_tiny_guest(pic_guest())->ended.reason == EndReason::kPowerOff);
 }
 
 TEST_CASE("V15: holes read as all ones, and an access across a device's end does nothing") {

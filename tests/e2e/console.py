@@ -1,12 +1,11 @@
 """The serial console: beside a command, and of stock Debian kernels with nothing of ours: the cloud
-kernel as the bzImage of its package, and the generic kernel as an ELF file, which is entered by PVH."""
+kernel as the bzImage of its package, and the generic one as an ELF file, which is entered by PVH."""
 
 import pathlib
-import re
 import shutil
 
 import harness
-from harness import Terminal, finish, guest, read_until, start
+from harness import Output, Terminal, finish, guest, start
 
 INIT = """#!/bin/sh
 mount -t proc proc /proc
@@ -42,28 +41,28 @@ def tests(tap):
     tap.check("with the kernel's messages", "Linux version" in result.errors, result)
     result = guest("--", "true")
     tap.equal("without --console a run is quiet", result.errors, "")
-    stock, elf = harness.SHARE / "stock-vmlinuz", harness.SHARE / "machine/vmlinuz"
-    if not stock.exists() or not elf.exists() or not shutil.which("busybox"):
+    cloud, generic = harness.SHARE / "stock-vmlinuz", harness.SHARE / "machine/vmlinuz"
+    if not cloud.exists() or not generic.exists() or not shutil.which("busybox"):
         tap.check("Debian's kernels and busybox are there", False, "tools/dev test e2e")
         return
     with harness.scratch() as folder:
         initramfs = pathlib.Path(folder) / "initramfs.cpio"
         shell_initramfs(initramfs)
         words = ["run", "--initramfs", initramfs, "--console", "--cpus", "1"]
-        process = start(*words, "--kernel", stock)
-        text = read_until(process.stdout, b"-cloud-amd64\r")
-        tap.check("a stock Debian cloud kernel boots to our init", re.search(rb"booted 6\S*-cloud-", text), text[-2000:] + process.stderr.read() if process.poll() is not None else text[-2000:])
+        process = start(*words, "--kernel", cloud)
+        console = Output(process.stdout)
+        tap.check("Debian's cloud kernel boots to our init", console.wait_for(b"booted 6.") and console.wait_for(b"-cloud-amd64"), console.seen)
         # The shell reads its input once it has opened the port.
-        read_until(process.stdout, b"# ", 30)
+        tap.check("whose shell asks for a command", console.wait_for(b"# "), console.seen)
         process.stdin.write(b"echo $((6 * 7)) from the shell\n")
         process.stdin.flush()
-        tap.check("to a shell that reads the serial console", b"42 from the shell" in read_until(process.stdout, b"42 from the shell", 60))
+        tap.check("and reads it from the serial console", console.wait_for(b"42 from the shell"), console.seen)
         process.stdin.write(b"reboot -f\n")
         process.stdin.flush()
         code = finish(process, 60)
-        tap.equal("whose guest ends by its own reset", code, 0, process.stderr.read().decode())
-        screen = Terminal(*words, "--kernel", elf)
-        tap.check("at a terminal it is interactive, with a kernel in ELF", screen.wait_for(b"booted 6.") and screen.wait_for(b"# "), screen.output[-2000:])
+        tap.equal("the guest ends by its own reset", code, 0, process.stderr.read().decode())
+        screen = Terminal(*words, "--kernel", generic)
+        tap.check("at a terminal the generic kernel's is interactive", screen.wait_for(b"booted 6.") and screen.wait_for(b"# "), screen.output[-2000:])
         screen.type(b"echo typed-$((1 + 1))\r")
         tap.check("and what is typed reaches the shell", screen.wait_for(b"typed-2"), screen.output[-500:])
         screen.type(b"\x1d")

@@ -27,19 +27,49 @@ SHARE = pathlib.Path(os.environ.get("HUTCH_SHARE") or ROOT / "build/share/hutch"
 LIMIT = 240
 
 
+# What tells a slow, full or stuck emulated machine from a defect of ours.
+STATE = r"""
+printf '# machine: up %s load %s\n' "$(cut -d' ' -f1 /proc/uptime)" "$(cat /proc/loadavg)"
+grep -E '^(MemAvailable|Shmem|Dirty):' /proc/meminfo | tr -s ' \n' ' '; echo
+for folder in /sys/kernel/debug/kvm/*-*/vcpu*; do
+  [ -d "$folder" ] || continue
+  printf '# %s:' "${folder#/sys/kernel/debug/kvm/}"
+  for name in exits halt_exits irq_injections guest_mode; do printf ' %s %s' $name "$(cat "$folder/$name" 2>/dev/null || cat "${folder%/vcpu*}/$name" 2>/dev/null)"; done; echo
+done
+dmesg | tail -n 4
+"""
+
+
+def print_state():
+    """The state of this host and of its emulated machine, in a few lines."""
+    with open("/proc/loadavg", encoding="ascii") as load:
+        print(f"# host: load {load.read().strip()}, {os.cpu_count()} CPUs", flush=True)
+    status = run(HUTCH, "machine", "status", limit=20)
+    print("# " + (status.text + status.errors).strip().replace("\n", "; "), flush=True)
+    if status.code == 0:
+        state = run(HUTCH, "machine", "exec", "--", "sh", "-c", STATE, limit=30)
+        for line in str(state).splitlines():
+            print("# " + line.removeprefix("# "), flush=True)
+
+
 class Tap:
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
+        self.start = time.monotonic()
 
     def check(self, name, condition, detail=""):
         if condition:
             self.passed += 1
+            self.start = time.monotonic()
             print(f"ok {self.number()} - {name}", flush=True)
         else:
             self.failed += 1
             print(f"not ok {self.number()} - {name}", flush=True)
+            print(f"# {time.monotonic() - self.start:.1f} s after the last claim that held", flush=True)
             for line in str(detail).splitlines()[-30:]:
                 print(f"# {line}", flush=True)
+            if self.failed <= 3:
+                print_state()
         return bool(condition)
 
     def equal(self, name, found, wanted, detail=""):
@@ -130,6 +160,25 @@ def read_until(stream, wanted, limit=LIMIT):
             break
         seen += data
     return seen
+
+
+class Output:
+    """What a process writes to a pipe, looked at from where the last look ended."""
+
+    def __init__(self, stream):
+        self.stream, self.seen, self.at = stream, b"", 0
+
+    def wait_for(self, wanted, limit=LIMIT):
+        """Reads until `wanted` (bytes) has come; whether it has."""
+        end = time.monotonic() + limit
+        while (found := self.seen.find(wanted, self.at)) < 0:
+            ready, _, _ = select.select([self.stream], [], [], max(0, end - time.monotonic()))
+            data = os.read(self.stream.fileno(), 65536) if ready else b""
+            if not data:
+                return False
+            self.seen += data
+        self.at = found + len(wanted)
+        return True
 
 
 def finish(process, limit=LIMIT):

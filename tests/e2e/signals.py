@@ -26,7 +26,8 @@ def tests(tap):
     tap.check("a command that traps signals runs", ready, process.stderr.read() if not ready else "")
     for name in ("HUP", "QUIT", "USR1", "USR2", "INT"):
         process.send_signal(getattr(signal, "SIG" + name))
-        tap.check(f"SIG{name} reaches the command", name.encode() in read_until(process.stdout, b"got " + name.encode(), 30))
+        text = read_until(process.stdout, b"got " + name.encode(), 30)
+        tap.check(f"SIG{name} reaches the command", name.encode() in text, (text, process.poll()))
     finish_code = None
     # INT came before: this is the second ending, which ends the machine.
     process.send_signal(signal.SIGTERM)

@@ -31,6 +31,7 @@ const std::map<std::string, uint64_t> kNames{
     {"KVM_RUN", KVM_RUN},
     {"KVM_GET_REGS", KVM_GET_REGS},
     {"KVM_TRANSLATE", KVM_TRANSLATE},
+    {"KVM_SET_MP_STATE", KVM_SET_MP_STATE},
     {"PROT_NONE", PROT_NONE},
     {"PROT_READ", PROT_READ},
     {"PROT_READ|PROT_WRITE", PROT_READ | PROT_WRITE},
