@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdlib>
+#include <filesystem>
 
 #include "control/ids.h"
 
@@ -21,6 +22,9 @@ constexpr std::array kKeys = {
     ConfigKey{"tls_cert", &Config::tls_cert, kNone, kNone, "FILE",
               "Serve TLS with this certificate chain, in PEM"},
     ConfigKey{"tls_key", &Config::tls_key, kNone, kNone, "FILE", "The key of --tls-cert, in PEM"},
+    ConfigKey{"tls_self_made", &Config::tls_self_made, kNone, kNone, "",
+              "Serve TLS with a certificate made here, by an authority that the printed variables "
+              "make clients trust"},
     ConfigKey{"data_folder", &Config::data_folder, kNone, kNone, "DIR",
               "Where the server keeps its state"},
     ConfigKey{"region", &Config::region, kNone, kNone, "CODE",
@@ -52,6 +56,11 @@ void set_key(Config& config, const ConfigKey& key, const toml::node& node,
   if (const auto* text = std::get_if<std::string Config::*>(&key.member)) {
     if (!node.is_string()) fail(source, fmt::format("{} wants a text in quotes", key.name));
     config.*(*text) = **node.as_string();
+    return;
+  }
+  if (const auto* on = std::get_if<bool Config::*>(&key.member)) {
+    if (!node.is_boolean()) fail(source, fmt::format("{} wants true or false", key.name));
+    config.*(*on) = **node.as_boolean();
     return;
   }
   if (!node.is_integer()) fail(source, fmt::format("{} wants a whole number", key.name));
@@ -108,6 +117,8 @@ void finish_config(Config& config) {
         fmt::format("region is \"{}\"; it wants three lower-case letters", config.region));
   if (config.tls_cert.empty() != config.tls_key.empty())
     throw ConfigError("tls_cert and tls_key go together; give both or none");
+  if (config.tls_self_made && !config.tls_cert.empty())
+    throw ConfigError("tls_self_made and tls_cert exclude each other; give one of them");
   if (config.memory_min_mb > config.memory_default_mb ||
       config.memory_default_mb > config.memory_max_mb)
     throw ConfigError(fmt::format(
@@ -120,6 +131,12 @@ void finish_config(Config& config) {
         "public_url wants http:// or https://, a host and no slash at the end, such as "
         "https://sandboxes.example.com");
   if (config.data_folder.empty()) config.data_folder = default_data_folder();
+  // Clients in other folders get paths in it.
+  config.data_folder = std::filesystem::absolute(config.data_folder).lexically_normal().string();
+}
+
+bool uses_tls(const Config& config) {
+  return config.tls_self_made || !config.tls_cert.empty();
 }
 
 std::string base_url(const Config& config) {
@@ -128,7 +145,7 @@ std::string base_url(const Config& config) {
                      : config.listen == "::"    ? "::1"
                                                 : config.listen;
   if (host.find(':') != std::string::npos) host = "[" + host + "]";
-  return fmt::format("{}://{}:{}", config.tls_cert.empty() ? "http" : "https", host, config.port);
+  return fmt::format("{}://{}:{}", uses_tls(config) ? "https" : "http", host, config.port);
 }
 
 }  // namespace hutch::control

@@ -17,6 +17,7 @@ struct Config {
   std::string public_url;
   std::string tls_cert;
   std::string tls_key;
+  bool tls_self_made = false;
   std::string data_folder;
   std::string region = "loc";
   std::string image = "core";
@@ -33,9 +34,9 @@ struct Config {
 // A key of the file.
 struct ConfigKey {
   std::string_view name;
-  std::variant<std::string Config::*, int64_t Config::*> member;
+  std::variant<std::string Config::*, int64_t Config::*, bool Config::*> member;
   int64_t low, high;        // of numbers
-  const char* value_name;   // in --help
+  const char* value_name;   // in --help; of switches, none
   const char* description;  // without its default
 };
 std::span<const ConfigKey> config_keys();
@@ -52,6 +53,8 @@ void apply_toml(Config& config, std::string_view text, std::string_view source);
 // Checks what the keys say together, and fills in the data folder when it is empty
 // (${XDG_DATA_HOME:-~/.local/share}/hutch).
 void finish_config(Config& config);
+// It serves TLS.
+bool uses_tls(const Config& config);
 // Where clients find the server: public_url, or what listen, port and TLS make.
 std::string base_url(const Config& config);
 

@@ -33,6 +33,7 @@ std::string description(const ConfigKey& key) {
     const std::string& value = defaults.*(*text);
     return value.empty() ? key.description : fmt::format("{} (default {})", key.description, value);
   }
+  if (std::holds_alternative<bool Config::*>(key.member)) return key.description;
   return fmt::format("{} (default {})", key.description,
                      defaults.*std::get<int64_t Config::*>(key.member));
 }
@@ -56,6 +57,13 @@ std::shared_ptr<ConfigOptions> ConfigOptions::add(CLI::App& verb, bool all) {
               },
               description(key))
           ->type_name(key.value_name);
+    } else if (const auto* on = std::get_if<bool Config::*>(&key.member)) {
+      verb.add_flag_callback(
+          name,
+          [options = options.get(), member = *on] {
+            options->flags_.push_back([=](Config& config) { config.*member = true; });
+          },
+          description(key));
     } else {
       verb.add_option_function<int64_t>(
               name,

@@ -11,6 +11,7 @@
 #include <stdexcept>
 
 #include "base/sys.h"
+#include "control/private_file.h"
 #include "control/problem.h"
 #include "control/tokens.h"
 
@@ -20,18 +21,11 @@ namespace {
 constexpr const char* kLocalOrganisation = "local";
 constexpr size_t kMaxFile = 64 * 1024;
 
-template <typename T>
-T value(Result<T> result) {
-  if (!result) throw std::runtime_error(result.error().text());
-  return detail::take(std::move(result));
-}
-
-void write_private(const std::string& path, std::string_view text) {
-  std::string temporary = path + ".new";
-  Fd file = value(open_file(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0600));
-  value(write_all(file.get(), std::as_bytes(std::span(text))));
-  if (std::rename(temporary.c_str(), path.c_str()) != 0)
-    throw std::runtime_error(fail_errno(errno, "writing " + path).value().text());
+// A shell's assignment; single quotes keep everything but themselves.
+std::string line(const char* name, const std::string& value) {
+  std::string quoted;
+  for (char c : value) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return fmt::format("export {}='{}'\n", name, quoted);
 }
 
 bool is_valid(const Store& store, const std::string& token) {
@@ -62,7 +56,7 @@ DataFolder::DataFolder(std::string path) : path_(std::move(path)) {
 }
 
 Fd DataFolder::lock() const {
-  Fd file = value(open_file(path_ + "/lock", O_RDWR | O_CREAT, 0600));
+  Fd file = value_or_throw(open_file(path_ + "/lock", O_RDWR | O_CREAT, 0600));
   if (::flock(file.get(), LOCK_EX | LOCK_NB) < 0)
     throw std::runtime_error(fmt::format(
         "another hutch serve uses {}; stop it, or name another folder with --data-folder", path_));
@@ -77,17 +71,19 @@ std::string DataFolder::local_token(Store& store) const {
   }
   std::string token =
       create_token(store, false, "printed at start", {kLocalOrganisation}, std::nullopt).text;
-  write_private(path, token + "\n");
+  write_private_file(path, token + "\n");
   return token;
 }
 
-std::string DataFolder::write_environment(const Config& config, const std::string& token) const {
+std::string DataFolder::write_environment(const Config& config, const std::string& token,
+                                          const std::string& authority) const {
   std::string url = base_url(config);
-  std::string text = fmt::format(
-      "export DENO_DEPLOY_TOKEN='{}'\nexport DENO_DEPLOY_ENDPOINT='{}'\n"
-      "export DENO_SANDBOX_ENDPOINT='{}'\n",
-      token, url, url);
-  write_private(path_ + "/environment", text);
+  std::string text = line("DENO_DEPLOY_TOKEN", token) + line("DENO_DEPLOY_ENDPOINT", url) +
+                     line("DENO_SANDBOX_ENDPOINT", url);
+  // Deno reads the one, Node the other.
+  if (!authority.empty())
+    text += line("DENO_CERT", authority) + line("NODE_EXTRA_CA_CERTS", authority);
+  write_private_file(path_ + "/environment", text);
   return text;
 }
 

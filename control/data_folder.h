@@ -3,6 +3,7 @@
 //   hutch.sqlite  the store
 //   token         the token that the printed block has, in clear
 //   environment   the block itself
+//   tls/          certificates of our own
 //   lock          held by the server that uses the folder
 #pragma once
 
@@ -25,8 +26,11 @@ class DataFolder {
   // The local token: the one kept here, or, when that is not valid (any more), a new one of the
   // organisation `local`.
   std::string local_token(Store& store) const;
-  // Lines for a shell that lead clients to this server; kept for read_environment().
-  std::string write_environment(const Config& config, const std::string& token) const;
+  std::string certificates() const { return path_ + "/tls"; }
+  // Lines for a shell that lead clients to this server; kept for read_environment(). `authority` is
+  // the file that makes clients trust its certificate, empty when they do without.
+  std::string write_environment(const Config& config, const std::string& token,
+                                const std::string& authority) const;
   // Of the folder `path`, which may not be there.
   static std::string read_environment(const std::string& path);
 

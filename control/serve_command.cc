@@ -11,12 +11,15 @@
 
 #include "base/log.h"
 #include "control/artefacts.h"
+#include "control/certificates.h"
+#include "control/clock.h"
 #include "control/commands.h"
 #include "control/config_options.h"
 #include "control/data_folder.h"
 #include "control/machine_guest.h"
 #include "control/sandboxes.h"
 #include "control/server.h"
+#include "control/tls.h"
 
 namespace hutch::control {
 namespace {
@@ -76,6 +79,30 @@ class Ending {
   int number_ = 0;
 };
 
+// How TLS is served, and the file that makes clients trust it.
+struct Tls {
+  Server::MakeTls make;
+  std::string authority;
+};
+
+Tls choose_tls(const Config& config, const DataFolder& folder) {
+  if (config.tls_self_made) {
+    auto files = [folder = folder.certificates(), names = server_names(config)] {
+      return self_made_certificates(folder, names, wall_ms() / 1000);
+    };
+    auto make = [files] {
+      CertificateFiles made = files();
+      return make_tls_context(made.certificate, made.key);
+    };
+    return {make, files().authority};
+  }
+  if (config.tls_cert.empty()) return {};
+  return {[certificate = config.tls_cert, key = config.tls_key] {
+            return make_tls_context(certificate, key);
+          },
+          ""};
+}
+
 int serve(const Config& config) {
   ::signal(SIGPIPE, SIG_IGN);
   set_log_level(LogLevel::kInfo);
@@ -89,10 +116,11 @@ int serve(const Config& config) {
   Sandboxes sandboxes(context, config, store, machine_factory(context, config, artefacts));
   // The emulated machine's network is the host's alone, and its ports are forwarded there.
   std::string address = is_in_machine() ? "0.0.0.0" : config.listen;
+  Tls tls = choose_tls(config, folder);
   Server server(context, Services{config, store, sandboxes}, address,
-                static_cast<uint16_t>(config.port));
+                static_cast<uint16_t>(config.port), tls.make);
   Ending ending(context, server, sandboxes);
-  fmt::print("{}ready\n", folder.write_environment(config, token));
+  fmt::print("{}ready\n", folder.write_environment(config, token, tls.authority));
   std::fflush(stdout);
   context.run();
   return ending.exit_code();
@@ -108,7 +136,8 @@ void add_serve(CLI::App& app, std::function<int()>& action) {
   verb->add_flag("--print-address", *print_address, "Print ADDRESS and PORT, and do nothing")
       ->group("");
   verb->footer(
-      "Examples:\n  hutch serve\n  hutch serve --port 8443 --tls-cert cert.pem --tls-key key.pem\n"
+      "Examples:\n  hutch serve\n  hutch serve --tls-self-made\n  hutch serve --port 8443 "
+      "--tls-cert cert.pem --tls-key key.pem\n"
       "  eval \"$(hutch env)\" && node main.mjs\n\n"
       "Prints the block of variables and then `ready` on standard output, and logs on standard "
       "error. SIGINT\nor SIGTERM ends all sandboxes and then the server.");

@@ -15,7 +15,6 @@
 #include "base/log.h"
 #include "control/ids.h"
 #include "control/problem.h"
-#include "control/tls.h"
 #include "control/tokens.h"
 #include "control/websocket_session.h"
 
@@ -34,6 +33,7 @@ constexpr uint64_t kBodyLimit = 1 << 20;
 constexpr std::chrono::seconds kRequestTime{60};
 constexpr std::chrono::seconds kWriteTime{30};
 constexpr std::chrono::milliseconds kAcceptPause{200};
+constexpr std::chrono::hours kRenewTime{1};
 constexpr const char* kConfigHeader = "x-deno-sandbox-config";
 constexpr const char* kOrganisationHeader = "X-Deno-Org";
 
@@ -205,10 +205,14 @@ class Connection : public std::enable_shared_from_this<Connection<Stream>> {
 
 class Server::Listener : public std::enable_shared_from_this<Listener> {
  public:
-  Listener(asio::io_context& context, Services services, const std::string& address, uint16_t port)
-      : acceptor_(context), pause_(context), services_(services) {
-    if (!services_.config.tls_cert.empty())
-      tls_.emplace(make_tls_context(services_.config.tls_cert, services_.config.tls_key));
+  Listener(asio::io_context& context, Services services, const std::string& address, uint16_t port,
+           MakeTls make_tls)
+      : acceptor_(context),
+        pause_(context),
+        renew_timer_(context),
+        services_(services),
+        make_tls_(std::move(make_tls)) {
+    if (make_tls_) tls_.emplace(make_tls_());
     tcp::endpoint endpoint(asio::ip::make_address(address), port);
     try {
       acceptor_.open(endpoint.protocol());
@@ -227,6 +231,25 @@ class Server::Listener : public std::enable_shared_from_this<Listener> {
     error_code ignored;
     acceptor_.close(ignored);
     pause_.cancel();
+    renew_timer_.cancel();
+  }
+
+  void renew_tls() {
+    try {
+      // Connections keep what they have of the one before.
+      tls_.emplace(make_tls_());
+    } catch (const std::exception& error) {
+      log_error("the certificate stays as it was: {}", error.what());
+    }
+  }
+  void renew_later() {
+    if (!tls_) return;
+    renew_timer_.expires_after(kRenewTime);
+    renew_timer_.async_wait([self = shared_from_this()](error_code error) {
+      if (error) return;
+      self->renew_tls();
+      self->renew_later();
+    });
   }
 
   void accept() {
@@ -269,16 +292,18 @@ class Server::Listener : public std::enable_shared_from_this<Listener> {
   }
 
   tcp::acceptor acceptor_;
-  asio::steady_timer pause_;
+  asio::steady_timer pause_, renew_timer_;
   Services services_;
+  MakeTls make_tls_;
   std::optional<asio::ssl::context> tls_;
   std::shared_ptr<int64_t> count_ = std::make_shared<int64_t>(0);
 };
 
 Server::Server(asio::io_context& context, Services services, const std::string& address,
-               uint16_t port)
-    : listener_(std::make_shared<Listener>(context, services, address, port)) {
+               uint16_t port, MakeTls make_tls)
+    : listener_(std::make_shared<Listener>(context, services, address, port, std::move(make_tls))) {
   listener_->accept();
+  listener_->renew_later();
 }
 
 Server::~Server() {
@@ -287,6 +312,10 @@ Server::~Server() {
 
 uint16_t Server::port() const {
   return listener_->port();
+}
+
+void Server::renew_tls() {
+  listener_->renew_tls();
 }
 
 void Server::stop() {

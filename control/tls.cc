@@ -24,8 +24,9 @@ int choose_protocol(SSL*, const unsigned char** chosen, unsigned char* size,
 boost::asio::ssl::context make_tls_context(const std::string& certificate, const std::string& key) {
   namespace ssl = boost::asio::ssl;
   ssl::context context(ssl::context::tls_server);
-  context.set_options(ssl::context::default_workarounds | ssl::context::no_sslv2 |
-                      ssl::context::no_sslv3 | ssl::context::no_tlsv1 | ssl::context::no_tlsv1_1);
+  context.set_options(ssl::context::default_workarounds);
+  if (SSL_CTX_set_min_proto_version(context.native_handle(), TLS1_2_VERSION) != 1)
+    throw std::runtime_error("OpenSSL cannot be held to TLS 1.2 and above");
   SSL_CTX_set_alpn_select_cb(context.native_handle(), choose_protocol, nullptr);
   boost::system::error_code error;
   context.use_certificate_chain_file(certificate, error);

@@ -95,6 +95,7 @@ TEST_CASE("keys that contradict each other are refused") {
   CHECK(refused([](Config& c) { c.listen = "localhost"; }));
   CHECK(refused([](Config& c) { c.region = "LOC"; }));
   CHECK(refused([](Config& c) { c.tls_cert = "x"; }));
+  CHECK(refused([](Config& c) { c.tls_cert = c.tls_key = "x", c.tls_self_made = true; }));
   CHECK(refused([](Config& c) { c.memory_min_mb = 2000; }));
   CHECK(refused([](Config& c) { c.public_url = "https://a/"; }));
   CHECK(refused([](Config& c) { c.public_url = "https://a'$(x)"; }));
@@ -231,7 +232,7 @@ TEST_CASE("the data folder is for its user alone, keeps its token, and has one s
   std::string token = folder.local_token(store);
   CHECK(folder.local_token(store) == token);
   CHECK_THROWS(DataFolder::read_environment(path));
-  std::string block = folder.write_environment(Config(), token);
+  std::string block = folder.write_environment(Config(), token, "");
   CHECK(block == "export DENO_DEPLOY_TOKEN='" + token +
                      "'\nexport DENO_DEPLOY_ENDPOINT='http://127.0.0.1:7777'\n"
                      "export DENO_SANDBOX_ENDPOINT='http://127.0.0.1:7777'\n");

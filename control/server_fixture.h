@@ -1,0 +1,264 @@
+// A server over a loopback socket, for tests, with sandboxes that are no machines: their service
+// sends each message back as the answer to its id.
+#pragma once
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include <boost/asio/connect.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/beast/core.hpp>
+#include <boost/beast/http.hpp>
+#include <boost/beast/websocket.hpp>
+#include <functional>
+#include <future>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+
+#include "control/framing.h"
+#include "control/server.h"
+#include "control/tokens.h"
+
+namespace hutch::control::testing {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = beast::http;
+namespace websocket = beast::websocket;
+using asio::ip::tcp;
+using nlohmann::json;
+
+inline constexpr const char* kCreate = "/api/v3/sandboxes/create";
+
+// Takes at most 1000 bytes at a time, as a guest with little credit does.
+class FakeChannel final : public Channel {
+ public:
+  FakeChannel(asio::io_context& context, ChannelEvents& events)
+      : context_(context), events_(events) {}
+  ~FakeChannel() override { *gone_ = true; }
+
+  size_t write(std::span<const std::byte> bytes) override {
+    size_t taken = std::min<size_t>(bytes.size(), 1000);
+    input_.append(reinterpret_cast<const char*>(bytes.data()), taken);
+    asio::post(context_, [this, gone = gone_] {
+      if (*gone) return;
+      answer();
+      if (!*gone) events_.on_writable();
+    });
+    return taken;
+  }
+
+ private:
+  void answer() {
+    std::string message;
+    size_t at = 0;
+    for (;;) {
+      if (input_.size() - at < kPieceHead) return;
+      auto byte = [&](size_t i) {
+        return static_cast<uint32_t>(static_cast<unsigned char>(input_[at + i]));
+      };
+      uint32_t head = byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24;
+      size_t size = head & 0x7fffffff;
+      if (input_.size() - at < kPieceHead + size) return;
+      message += input_.substr(at + kPieceHead, size);
+      at += kPieceHead + size;
+      if ((head >> 31) == 0) break;
+    }
+    input_.erase(0, at);
+    json request = json::parse(message);
+    std::string method = request.value("method", "");
+    if (method == "die") return events_.on_closed();
+    std::string text = method == "nonsense"
+                           ? "{}"
+                           : fmt::format(R"({{"jsonrpc":"2.0","id":{},"result":{{"ok":{}}}}})",
+                                         request["id"].dump(), request["params"].dump());
+    std::string output;
+    for (size_t start = 0; start < text.size(); start += kMaxPiece) {
+      std::string part = text.substr(start, kMaxPiece);
+      auto head = piece_head(part.size(), start + part.size() < text.size());
+      output.append(reinterpret_cast<const char*>(head.data()), head.size());
+      output += part;
+    }
+    auto owner = std::make_shared<std::string>(std::move(output));
+    events_.on_output({*owner, owner});
+  }
+
+  asio::io_context& context_;
+  ChannelEvents& events_;
+  std::string input_;
+  std::shared_ptr<bool> gone_ = std::make_shared<bool>(false);
+};
+
+class FakeGuest final : public Guest {
+ public:
+  FakeGuest(asio::io_context& context, GuestEvents& events, bool starts)
+      : context_(context), events_(events) {
+    asio::post(context_, [this, starts, gone = gone_] {
+      if (*gone) return;
+      if (starts) {
+        events_.on_ready();
+      } else {
+        events_.on_ended("the fake does not start");
+      }
+    });
+  }
+  ~FakeGuest() override { *gone_ = true; }
+  std::unique_ptr<Channel> open_channel(ChannelEvents& events, uint64_t) override {
+    return std::make_unique<FakeChannel>(context_, events);
+  }
+  void end() override {
+    asio::post(context_, [this, gone = gone_] {
+      if (!*gone) events_.on_ended("asked to");
+    });
+  }
+
+ private:
+  asio::io_context& context_;
+  GuestEvents& events_;
+  std::shared_ptr<bool> gone_ = std::make_shared<bool>(false);
+};
+
+// A server in a thread of its own.
+class Fixture {
+ public:
+  explicit Fixture(Config wanted = {}, bool starts = true, Server::MakeTls make_tls = {})
+      : config(std::move(wanted)), make_tls_(std::move(make_tls)) {
+    token = create_token(store, false, "", {"local"}, {}).text;
+    other_token = create_token(store, false, "", {"other"}, {}).text;
+    thread_ = std::thread([this] { context_.run(); });
+    starts_ = starts;
+  }
+  ~Fixture() {
+    asio::post(context_, [this] {
+      server_.stop();
+      sandboxes_.end_all("the test ends", [this] { context_.stop(); });
+    });
+    thread_.join();
+  }
+  Fixture(const Fixture&) = delete;
+  Fixture& operator=(const Fixture&) = delete;
+
+  struct Answer {
+    unsigned status;
+    json body;
+  };
+  Answer request(http::verb verb, const std::string& target, const std::string& body = "",
+                 const std::string& with = "own") {
+    tcp::socket socket = connect();
+    http::request<http::string_body> request(verb, target, 11);
+    request.set("Authorization", "Bearer " + (with == "own" ? token : with));
+    request.body() = body;
+    request.prepare_payload();
+    http::write(socket, request);
+    beast::flat_buffer buffer;
+    http::response<http::string_body> response;
+    http::read(socket, buffer, response);
+    return {response.result_int(), json::parse(response.body())};
+  }
+  tcp::socket connect() {
+    tcp::socket socket(client_);
+    socket.connect(tcp::endpoint(asio::ip::make_address("127.0.0.1"), server_.port()));
+    return socket;
+  }
+
+  // On the server's thread; returns when it is done.
+  void on_server(std::function<void(Server&)> action) {
+    std::promise<void> done;
+    asio::post(context_, [&] {
+      action(server_);
+      done.set_value();
+    });
+    done.get_future().wait();
+  }
+
+  std::string token, other_token;
+  Config config;
+
+ private:
+  Server::MakeTls make_tls_;
+  asio::io_context context_{1}, client_{1};
+  bool starts_ = true;
+
+ public:
+  Store store{":memory:"};
+
+ private:
+  Sandboxes sandboxes_{context_, config, store, [this](const GuestOptions&, GuestEvents& events) {
+                         return std::make_unique<FakeGuest>(context_, events, starts_);
+                       }};
+  Server server_{context_, Services{config, store, sandboxes_}, "127.0.0.1", 0, make_tls_};
+  std::thread thread_;
+};
+
+// A client's WebSocket; what is refused is in `status` and `problem`.
+class Socket {
+ public:
+  Socket(Fixture& fixture, const std::string& path, const json& config = nullptr,
+         const std::string& with = "own")
+      : socket_(fixture.connect()) {
+    auto decorate = [&](auto& request) {
+      request.set("Authorization", "Bearer " + (with == "own" ? fixture.token : with));
+      if (!config.is_null()) {
+        std::string text = config.dump();
+        std::string encoded(beast::detail::base64::encoded_size(text.size()), '\0');
+        encoded.resize(beast::detail::base64::encode(encoded.data(), text.data(), text.size()));
+        request.set("x-deno-sandbox-config", encoded);
+      }
+    };
+    socket_.set_option(websocket::stream_base::decorator(
+        [&](websocket::request_type& request) { decorate(request); }));
+    boost::system::error_code error;
+    http::response<http::string_body> response;
+    socket_.handshake(response, "127.0.0.1", path, error);
+    id = std::string(response["x-deno-sandbox-id"]);
+    status = 101;
+    if (!error) return;
+    // Beast keeps the answer that refuses to itself: ask once more.
+    tcp::socket again = fixture.connect();
+    http::request<http::string_body> request(http::verb::get, path, 11);
+    request.set("Connection", "Upgrade");
+    request.set("Upgrade", "websocket");
+    request.set("Sec-WebSocket-Version", "13");
+    request.set("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+    decorate(request);
+    http::write(again, request);
+    beast::flat_buffer buffer;
+    http::response<http::string_body> refusal;
+    http::read(again, buffer, refusal);
+    status = refusal.result_int();
+    problem = json::parse(refusal.body());
+  }
+  json call(int number, const std::string& method, const json& params) {
+    send(json{{"jsonrpc", "2.0"}, {"id", number}, {"method", method}, {"params", params}}.dump());
+    return json::parse(read());
+  }
+  void send(const std::string& text) {
+    socket_.text(true);
+    socket_.write(asio::buffer(text));
+  }
+  std::string read() {
+    beast::flat_buffer buffer;
+    socket_.read(buffer);
+    return beast::buffers_to_string(buffer.data());
+  }
+  // The code with which the server closes.
+  unsigned closed() {
+    beast::flat_buffer buffer;
+    boost::system::error_code error;
+    while (!error) socket_.read(buffer, error);
+    CHECK(error == websocket::error::closed);
+    return socket_.reason().code;
+  }
+  void close() { socket_.close(websocket::close_code::none); }
+
+  unsigned status = 0;
+  std::string id;
+  json problem;
+
+ private:
+  websocket::stream<tcp::socket> socket_;
+};
+
+}  // namespace hutch::control::testing
