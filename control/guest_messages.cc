@@ -100,7 +100,8 @@ bool GuestMessages::note_client(const std::string& id, const std::string& method
   if (id.empty()) {
     if (name == "$sandbox.stream.cancel" && !stream_id.empty()) {
       json number = json::parse(stream_id, nullptr, false);
-      if (number.is_number_unsigned()) streams_.erase(number.get<uint64_t>());
+      if (number.is_number_unsigned() && streams_.erase(number.get<uint64_t>()) > 0)
+        cancelled_.insert(number.get<uint64_t>());
     }
     return true;
   }
@@ -182,8 +183,13 @@ GuestMessages::Verdict GuestMessages::check_notification(const json& message) {
   if (!starts && !ends && *method != "$sandbox.stream.enqueue") return Verdict::kDrop;
   if (!is_ours(*stream)) return Verdict::kBreach;
   if (starts) {
-    if (streams_.size() >= kMaxStreams) return Verdict::kDrop;
+    if (streams_.size() + cancelled_.size() >= kMaxStreams) return Verdict::kDrop;
+    cancelled_.erase(number);  // the guest may use a number again
     return streams_.insert(number).second ? Verdict::kPass : Verdict::kDrop;
+  }
+  if (cancelled_.contains(number)) {
+    if (ends) cancelled_.erase(number);
+    return Verdict::kLate;
   }
   if (!streams_.contains(number)) return Verdict::kDrop;
   if (*method == "$sandbox.stream.error" && !is_error_or_null(member(*params, "error")))

@@ -24,6 +24,7 @@ class GuestMessages {
   enum class Verdict {
     kPass,
     kDrop,
+    kLate,    // of a stream that the client has cancelled: dropped as well, and no fault
     kBreach,  // it names what is another connection's: the connection is to end
   };
 
@@ -60,7 +61,8 @@ class GuestMessages {
   uint64_t base_;
   Calls calls_;  // by the id's JSON text
   std::string long_id_;
-  std::set<uint64_t> streams_;  // started by the guest and neither ended nor cancelled
+  std::set<uint64_t> streams_;    // started by the guest and neither ended nor cancelled
+  std::set<uint64_t> cancelled_;  // started, cancelled by the client, and not ended by the guest
 };
 
 // E of the protocol: {constructorName, message} and optional members, nested at most 16 deep.

@@ -237,8 +237,12 @@ TEST_CASE("nothing of a stream passes after the client has cancelled it") {
   GuestMessages messages(kBase);
   CHECK(messages.check(stream_message("start", kBase)) == Verdict::kPass);
   messages.note_client("", "\"$sandbox.stream.cancel\"", std::to_string(kBase));
-  CHECK(messages.check(stream_message("enqueue", kBase, {{"data", "YWI="}})) == Verdict::kDrop);
+  CHECK(messages.check(stream_message("enqueue", kBase, {{"data", "YWI="}})) == Verdict::kLate);
+  CHECK(messages.check(stream_message("end", kBase)) == Verdict::kLate);
   CHECK(messages.check(stream_message("end", kBase)) == Verdict::kDrop);
+  // A cancel of what never began is none.
+  messages.note_client("", "\"$sandbox.stream.cancel\"", std::to_string(kBase + 1));
+  CHECK(messages.check(stream_message("enqueue", kBase + 1, {{"data", "YWI="}})) == Verdict::kDrop);
 }
 
 TEST_CASE("a stream of another connection is a breach, in notifications and in answers") {

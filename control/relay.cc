@@ -98,6 +98,8 @@ void Relay::guest_part(std::string_view bytes, bool last) {
     case GuestMessages::Verdict::kDrop:
       dropped_++;
       break;
+    case GuestMessages::Verdict::kLate:
+      break;
     case GuestMessages::Verdict::kBreach:
       close(kInternalError, "the sandbox broke the protocol");
       break;

@@ -67,12 +67,13 @@ if (shared) {
       report(member, error ?? new Error("nothing was thrown"));
     }
   }
+  // A call that a failed check left pending is rejected then, which nobody waits for.
+  process.on("unhandledRejection", () => {});
   await within(LIMIT_MS, shared.kill()).catch((error) => report("the shared sandbox ends", error));
 }
 
 const failed = results.filter(({ ok }) => !ok).length;
-console.log(`1..${results.length}`);
-console.log(`# ${runtime}: ${results.length - failed} passed, ${failed} failed`);
 if (jsonFile) await writeFile(jsonFile, JSON.stringify({ runtime, results }, null, 1) + "\n");
+console.log(`1..${results.length}`);
 // The client's timers would keep the runtime alive if a check left a connection behind.
 process.exit(failed || results.length === 0 ? 1 : 0);
