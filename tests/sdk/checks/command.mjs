@@ -122,5 +122,5 @@ export default [
     const child = await sandbox.spawn("sleep", { args: ["600"] });
     await child[Symbol.asyncDispose]();
     assert.equal((await child.status).success, false);
-  }),
+  }, ["ChildProcess.kill"]),
 ];

@@ -76,7 +76,7 @@ export default [
     await rejection(repl.eval("nowhere"), "ReferenceError");
     assert.equal(await repl.eval("counter"), 2);
     await repl.close();
-  }),
+  }, ["deno.repl", "DenoRepl.eval", "Sandbox.deno"]),
   row("DenoRepl.call", async ({ deno }) => {
     const repl = await deno.repl();
     await repl.eval("function add(a, b) { return { sum: a + b }; }");

@@ -32,5 +32,5 @@ export default [
     await second.env.set("FROM_SECOND", "2");
     assert.equal(await sandbox.env.get("FROM_SECOND"), "2");
     await second.close();
-  }),
+  }, ["Sandbox.env"]),
 ];

@@ -7,8 +7,21 @@ import process from "node:process";
 
 export { assert };
 
-/** A check of one public member of the client; `check` gets the shared sandbox. */
-export const row = (member, check) => ({ member, check });
+/**
+ * A check of one public member of the client; `check` gets the shared sandbox. `covers` lists the
+ * members it is about where the name does not say it.
+ */
+export const row = (member, check, covers = [memberOf(member)]) => ({ member, check, covers });
+
+/** "spawn.cwd" is about Sandbox.spawn, "ChildProcess.status.oom" about ChildProcess.status. */
+function memberOf(name) {
+  const path = name.replace(/\(.*$/, "").split(/[ ,[]/)[0];
+  const [first, ...rest] = path.split(".");
+  if (first === "create") return "Sandbox.create";
+  if (first === "spawn" || first === "fetch") return `Sandbox.${first}`;
+  if (first === "sandbox") return `Sandbox.${rest[0]}`;
+  return [first, ...rest].slice(0, first === "client" ? 3 : 2).join(".");
+}
 
 /** The error that `promise` rejects with, whose class and code are asserted. */
 export async function rejection(promise, name, code) {
