@@ -280,6 +280,18 @@ void Connection::abort(const Json& abort_id) {
     if (found != call->params.end() && *found == abort_id && !abort_id.is_null() && call->is_open())
       call->abort();
   }
+  for (auto& [id, weak] : std::vector(abortable_)) {
+    auto stream = weak.lock();
+    if (stream && id == abort_id) stream->abort(abort_failure());
+  }
+}
+
+void Connection::abort_with(const Json& abort_id, const std::shared_ptr<OutboundStream>& stream) {
+  std::erase_if(abortable_, [](const auto& entry) {
+    auto other = entry.second.lock();
+    return !other || !other->is_wanted();
+  });
+  if (!abort_id.is_null()) abortable_.emplace_back(abort_id, stream);
 }
 
 void Connection::forget_call(const Call& call) {
