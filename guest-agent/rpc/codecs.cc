@@ -198,6 +198,16 @@ std::string valid_utf8(std::string_view text) {
   return valid;
 }
 
+size_t json_size(std::string_view text) {
+  size_t size = 2;
+  for (char character : text) {
+    bool is_short = std::string_view("\b\f\n\r\t\"\\").find(character) != std::string_view::npos;
+    bool is_control = static_cast<unsigned char>(character) < 0x20;
+    size += is_short ? 2 : is_control ? 6 : 1;
+  }
+  return size;
+}
+
 std::string from_latin1(std::string_view bytes) {
   std::string text;
   for (char character : bytes) {

@@ -83,7 +83,10 @@ class Connection : public StreamOwner, public std::enable_shared_from_this<Conne
   void update_reading();
   void end();
   void take(std::string message);
-  void take_call(Json message);
+  // `too_deep`: the parameters are not all there.
+  void take_call(Json message, bool too_deep);
+  // Nobody will read what the failed call named.
+  void drop_unclaimed(const std::vector<uint64_t>& streams, const Failure& reason);
   void take_notification(const std::string& method, Json& params);
   void limit_unclaimed();
 

@@ -13,7 +13,7 @@ namespace hutch::agent::rpc {
 namespace {
 
 // Of a line, and of all headers: they have to fit into one answer that the control plane can hold.
-constexpr size_t kMaxHead = 256 * 1024;
+constexpr size_t kMaxHead = 128 * 1024;
 constexpr size_t kReadSize = 64 * 1024;
 
 Failure bad_answer(const std::string& why) {
