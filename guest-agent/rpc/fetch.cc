@@ -17,7 +17,6 @@
 #include <mutex>
 
 #include "base/sys.h"
-#include "guest-agent/child.h"
 #include "guest-agent/rpc/codecs.h"
 #include "guest-agent/rpc/files.h"
 #include "guest-agent/rpc/http.h"
@@ -41,6 +40,16 @@ struct Request {
   std::vector<std::string> environment;
   std::string curl;
 };
+
+struct Pipe {
+  Fd reader, writer;
+};
+
+Pipe make_pipe() {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) < 0) throw_errno("making a pipe");
+  return {Fd(ends[0]), Fd(ends[1])};
+}
 
 bool has_no_body(const Request& request, int status) {
   return request.method == "HEAD" || status == 204 || status == 205 || status == 304;
@@ -224,9 +233,7 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
   bool fetch_once() {
     Fd input(::memfd_create("body", MFD_CLOEXEC)), words(::memfd_create("words", MFD_CLOEXEC));
     if (!input || !words) throw_errno("creating a file in memory");
-    auto head_pipe = make_pipe(), body_pipe = make_pipe();
-    for (auto* pipe : {&head_pipe, &body_pipe})
-      if (!*pipe) throw errno_failure(pipe->error().number, "making a pipe");
+    Pipe head_pipe = make_pipe(), body_pipe = make_pipe();
     auto written = write_all(input.get(), std::as_bytes(std::span(request_.body)));
     if (!written) throw errno_failure(written.error().number, "keeping the request's body");
     ::lseek(input.get(), 0, SEEK_SET);
@@ -262,26 +269,26 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
     arguments.insert(arguments.end(), {"--url", request_.url});
 
     start_curl(arguments,
-               {input.get(), body_pipe->writer.get(), words.get(), head_pipe->writer.get()});
-    head_pipe->writer.reset();
-    body_pipe->writer.reset();
+               {input.get(), body_pipe.writer.get(), words.get(), head_pipe.writer.get()});
+    head_pipe.writer.reset();
+    body_pipe.writer.reset();
     bool redirected = false;
     std::optional<Failure> failure;
     try {
-      HttpResponse response = HttpReader(head_pipe->reader.get()).read_head();
+      HttpResponse response = HttpReader(head_pipe.reader.get()).read_head();
       redirected = request_.follows && is_redirect(response);
       bool has_body = !has_no_body(request_, response.status);
       if (!redirected) answer(response, has_body, encoded(response));
       // Nobody is shown the body of a redirect: curl may end with it.
       if (!redirected)
-        HttpReader(body_pipe->reader.get()).read_rest([&](std::string bytes) {
+        HttpReader(body_pipe.reader.get()).read_rest([&](std::string bytes) {
           return !has_body || writer_->write(std::move(bytes));
         });
       if (redirected) change_method(response.status);
     } catch (const Failure& caught) {
       failure = caught;
     }
-    body_pipe->reader.reset();
+    body_pipe.reader.reset();
     int status = wait_for_curl();
     std::string text(16384, '\0');
     ssize_t size = ::pread(words.get(), text.data(), text.size(), 0);

@@ -228,6 +228,16 @@ TEST_CASE("abort ends a call, and is always right") {
   CHECK(client.call("abort", {{"abortId", 6}}) == nullptr);
   CHECK(client.wait(writing)["error"]["name"] == "AbortError");
   CHECK(client.cancels().size() == 1);
+  // The file of the call that was given up is closed.
+  auto holds_file = [&] {
+    auto id = sandbox.agent[sandbox.service_channel].started;
+    std::error_code gone;  // a descriptor that is closed while this looks
+    for (const auto& fd :
+         std::filesystem::directory_iterator("/proc/" + std::to_string(id->process_id) + "/fd"))
+      if (std::filesystem::read_symlink(fd, gone) == std::string(name) + "/f") return true;
+    return false;
+  };
+  CHECK(eventually([&] { return !holds_file(); }));
   std::filesystem::remove_all(name);
 }
 
