@@ -8,6 +8,7 @@
 #include <iterator>
 #include <set>
 
+#include "base/sys.h"
 #include "guest-agent/rpc/codecs.h"
 #include "guest-agent/rpc/rpc_client.h"
 
@@ -225,6 +226,9 @@ TEST_CASE("abort ends a call, and is always right") {
   CHECK(error["name"] == "AbortError");
   CHECK_FALSE(error.contains("code"));
   CHECK_FALSE(client.has_answer(writing));
+  // When it waits for more.
+  client.send_chunk(9, "text");
+  CHECK(eventually([&] { return read_file(std::string(name) + "/f", 10) == "text"; }));
   CHECK(client.call("abort", {{"abortId", 6}}) == nullptr);
   CHECK(client.wait(writing)["error"]["name"] == "AbortError");
   CHECK(client.cancels().size() == 1);
