@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <utility>
 
 #include "base/sys.h"
 #include "guest-agent/rpc/failure.h"
@@ -71,7 +72,8 @@ Result<void> AgentLink::handle(const Frame& frame) {
     case FrameType::kStarted: {
       auto started = TRY(decode<Started>(frame.payload));
       channel->input_credit = kInitialCredit;
-      channel->events.started(started.process_id);
+      // What it holds is not needed for as long as the process runs.
+      std::exchange(channel->events.started, nullptr)(started.process_id);
       channel->events.input_room();
       return {};
     }

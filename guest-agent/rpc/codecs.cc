@@ -198,4 +198,46 @@ std::string valid_utf8(std::string_view text) {
   return valid;
 }
 
+size_t json_size(std::string_view text) {
+  size_t size = 2;
+  for (char character : text) {
+    bool is_short = std::string_view("\b\f\n\r\t\"\\").find(character) != std::string_view::npos;
+    bool is_control = static_cast<unsigned char>(character) < 0x20;
+    size += is_short ? 2 : is_control ? 6 : 1;
+  }
+  return size;
+}
+
+std::string from_latin1(std::string_view bytes) {
+  std::string text;
+  for (char character : bytes) {
+    auto byte = static_cast<unsigned char>(character);
+    if (byte < 0x80) {
+      text += character;
+    } else {
+      text += static_cast<char>(0xc0 | byte >> 6);
+      text += static_cast<char>(0x80 | (byte & 0x3f));
+    }
+  }
+  return text;
+}
+
+std::optional<std::string> to_latin1(std::string_view text) {
+  std::string bytes;
+  for (size_t at = 0; at < text.size();) {
+    size_t length = sequence_length(text, at);
+    auto first = static_cast<unsigned char>(text[at]);
+    if (length == 1) {
+      bytes += text[at];
+    } else if (length == 2 && first <= 0xc3) {
+      bytes +=
+          static_cast<char>((first & 3) << 6 | (static_cast<unsigned char>(text[at + 1]) & 0x3f));
+    } else {
+      return std::nullopt;
+    }
+    at += length;
+  }
+  return bytes;
+}
+
 }  // namespace hutch::agent::rpc

@@ -26,5 +26,11 @@ std::optional<timespec> parse_iso_date(std::string_view text);
 bool nests_deeper(std::string_view text, size_t limit);
 // `text` with every byte that is no part of valid UTF-8 replaced by U+FFFD.
 std::string valid_utf8(std::string_view text);
+// How many bytes `text`, of valid UTF-8, has as a string of JSON.
+size_t json_size(std::string_view text);
+// HTTP's headers are bytes, which JavaScript shows as U+0000 to U+00FF. The second has nothing for
+// other characters, and for what is no UTF-8.
+std::string from_latin1(std::string_view bytes);
+std::optional<std::string> to_latin1(std::string_view text);
 
 }  // namespace hutch::agent::rpc

@@ -20,10 +20,28 @@ constexpr size_t kMaxCalls = 4096;
 constexpr size_t kMaxInbound = 4096;
 constexpr uint64_t kStreamNumbers = 1 << 20;
 constexpr size_t kMaxNesting = 500;
+// Bytes of an id that is a text.
+constexpr size_t kMaxId = 128;
 constexpr size_t kReadSize = 256 * 1024;
 
 std::string dump(const Json& value) {
   return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+// The control plane knows a long answer by these first bytes.
+std::string answer_head(const Json& id) {
+  return R"({"jsonrpc":"2.0","id":)" + dump(id) + R"(,"result":)";
+}
+
+// A document that nests too deeply, with what lies deep left out: enough to answer it.
+Json parse_shallow(const std::string& text) {
+  return Json::parse(
+      text, [](int depth, Json::parse_event_t, const Json&) { return depth <= 1; }, false);
+}
+
+// Only these can be sent back, and only by these can a client know its call again.
+bool is_id(const Json& id) {
+  return id.is_number() || (id.is_string() && id.get_ref<const std::string&>().size() <= kMaxId);
 }
 
 std::optional<uint64_t> stream_id(const Json& params) {
@@ -31,6 +49,16 @@ std::optional<uint64_t> stream_id(const Json& params) {
   auto found = params.find("streamId");
   if (found == params.end() || !found->is_number_unsigned()) return std::nullopt;
   return found->get<uint64_t>();
+}
+
+// The streams of the client that a call means to read.
+std::vector<uint64_t> named_streams(const Json& params) {
+  std::vector<uint64_t> ids;
+  for (const char* key : {"stdinStreamId", "contentStreamId", "bodyStreamId"}) {
+    auto found = params.find(key);
+    if (found != params.end() && found->is_number_unsigned()) ids.push_back(found->get<uint64_t>());
+  }
+  return ids;
 }
 
 // The client's error object, for messages only.
@@ -55,7 +83,7 @@ void Call::ok(const Json& value) {
 void Call::ok_text(std::string_view json) {
   auto connection = connection_.lock();
   if (answered_ || !connection) return;
-  std::string message = R"({"jsonrpc":"2.0","id":)" + dump(id_) + R"(,"result":{"ok":)";
+  std::string message = answer_head(id_) + R"({"ok":)";
   message.reserve(message.size() + json.size() + 2);
   message.append(json).append("}}");
   if (message.size() > kMaxMessageOut)
@@ -70,8 +98,7 @@ void Call::fail(const Failure& failure) {
   auto connection = connection_.lock();
   if (answered_ || !connection) return;
   answered_ = true;
-  connection->send(
-      dump({{"jsonrpc", "2.0"}, {"id", id_}, {"result", {{"error", failure.to_json()}}}}));
+  connection->send(answer_head(id_) + R"({"error":)" + dump(failure.to_json()) + "}}");
   connection->forget_call(*this);
 }
 
@@ -173,35 +200,49 @@ void Connection::forget_inbound(uint64_t stream) {
 }
 
 void Connection::take(std::string text) {
-  if (nests_deeper(text, kMaxNesting)) {
-    log_warning("a client's message nests deeper than {} levels and is dropped", kMaxNesting);
-    return;
-  }
-  Json message = Json::parse(text, nullptr, false);
+  bool too_deep = nests_deeper(text, kMaxNesting);
+  Json message = too_deep ? parse_shallow(text) : Json::parse(text, nullptr, false);
   text = {};
   // The control plane passes on only what is JSON; a client of another kind learns nothing.
   if (!message.is_object() || !message.contains("method") || !message["method"].is_string()) return;
-  if (message.contains("id")) return take_call(std::move(message));
+  if (message.contains("id")) return take_call(std::move(message), too_deep);
   std::string method = message["method"];
   if (message.contains("params")) take_notification(method, message["params"]);
 }
 
-void Connection::take_call(Json message) {
+void Connection::take_call(Json message, bool too_deep) {
   auto call = std::make_shared<Call>(weak_from_this(), message["id"]);
-  // Only these can be sent back, and only by these can a client know its call again.
-  if (!call->id().is_number() && !call->id().is_string() && !call->id().is_null()) return;
+  if (!is_id(call->id())) return;
   std::string method = message["method"];
   call->params = message.contains("params") ? std::move(message["params"]) : Json::object();
   if (call->params.is_null()) call->params = Json::object();
   calls_[call.get()] = call;
+  if (too_deep)
+    return call->fail(type_error("the parameters of " + method + " nest deeper than " +
+                                 std::to_string(kMaxNesting) + " levels"));
   if (!call->params.is_object())
     return call->fail(type_error("the parameters of " + method + " are no object"));
+  // The call may give its parameters away.
+  std::vector<uint64_t> streams = named_streams(call->params);
   try {
-    handler_(method, call);
+    return handler_(method, call);
   } catch (const Failure& failure) {
+    drop_unclaimed(streams, failure);
     call->fail(failure);
   } catch (const std::exception& error) {
-    call->fail({"Error", method + ": " + error.what()});
+    Failure failure("Error", method + ": " + error.what());
+    drop_unclaimed(streams, failure);
+    call->fail(failure);
+  }
+}
+
+void Connection::drop_unclaimed(const std::vector<uint64_t>& streams, const Failure& reason) {
+  for (uint64_t id : streams) {
+    auto found = inbound_.find(id);
+    if (found == inbound_.end() || found->second->is_claimed()) continue;
+    std::shared_ptr<InboundStream> stream = found->second;
+    stream->cancel(reason);
+    inbound_.erase(id);
   }
 }
 
@@ -280,6 +321,18 @@ void Connection::abort(const Json& abort_id) {
     if (found != call->params.end() && *found == abort_id && !abort_id.is_null() && call->is_open())
       call->abort();
   }
+  for (auto& [id, weak] : std::vector(abortable_)) {
+    auto stream = weak.lock();
+    if (stream && id == abort_id) stream->abort(abort_failure());
+  }
+}
+
+void Connection::abort_with(const Json& abort_id, const std::shared_ptr<OutboundStream>& stream) {
+  std::erase_if(abortable_, [](const auto& entry) {
+    auto other = entry.second.lock();
+    return !other || !other->is_wanted();
+  });
+  if (!abort_id.is_null()) abortable_.emplace_back(abort_id, stream);
 }
 
 void Connection::forget_call(const Call& call) {

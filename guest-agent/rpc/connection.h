@@ -59,7 +59,9 @@ class Connection : public StreamOwner, public std::enable_shared_from_this<Conne
   // none.
   std::shared_ptr<InboundStream> claim_stream(uint64_t id);
   void notify(const char* method, const Json& params);
+  // Aborts the calls with this abortId, and the streams that answers to such calls have named.
   void abort(const Json& abort_id);
+  void abort_with(const Json& abort_id, const std::shared_ptr<OutboundStream>& stream);
 
   // For Call.
   void send(std::string message);
@@ -81,7 +83,10 @@ class Connection : public StreamOwner, public std::enable_shared_from_this<Conne
   void update_reading();
   void end();
   void take(std::string message);
-  void take_call(Json message);
+  // `too_deep`: the parameters are not all there.
+  void take_call(Json message, bool too_deep);
+  // Nobody will read what the failed call named.
+  void drop_unclaimed(const std::vector<uint64_t>& streams, const Failure& reason);
   void take_notification(const std::string& method, Json& params);
   void limit_unclaimed();
 
@@ -101,6 +106,7 @@ class Connection : public StreamOwner, public std::enable_shared_from_this<Conne
   std::map<const Call*, std::shared_ptr<Call>> calls_;
   std::unordered_map<uint64_t, std::shared_ptr<OutboundStream>> outbound_;
   std::unordered_map<uint64_t, std::shared_ptr<InboundStream>> inbound_;
+  std::vector<std::pair<Json, std::weak_ptr<OutboundStream>>> abortable_;
   uint64_t next_stream_ = 0;
 };
 

@@ -7,12 +7,12 @@
 
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <unordered_map>
 
 #include "guest-agent/rpc/processes.h"
-#include "guest-agent/rpc/workers.h"
+#include "guest-agent/rpc/repl.h"
+#include "guest-agent/rpc/temporary_folder.h"
 
 namespace hutch::agent::rpc {
 
@@ -29,6 +29,8 @@ class Deno {
 
   // The process of a REPL has connected and shown its token.
   void take_repl(const std::string& token, Fd socket);
+  // The service ends: the folders go.
+  void forget_all() { programs_.clear(); }
   // Where the HTTP server of a Deno process listens. Throws Failure when there is no such process.
   std::string http_socket(int64_t process_id) const;
 
@@ -41,27 +43,21 @@ class Deno {
   void call_function(const std::shared_ptr<Call>& call);
 
  private:
-  struct Repl {
-    std::mutex mutex;  // one evaluation at a time
-    Fd socket;
-  };
   struct Program {
-    std::string folder;
+    std::shared_ptr<TemporaryFolder> folder;
     std::shared_ptr<Process> process;
     std::shared_ptr<Repl> repl;
   };
-  struct Expected {
-    std::shared_ptr<Repl> repl;
-    std::function<void()> arrived;
-  };
 
-  StartOptions prepare(const std::shared_ptr<Call>& call, std::string& folder);
-  void add(const std::shared_ptr<Process>& process, const std::string& folder,
-           std::shared_ptr<Repl> repl);
+  // What all Deno processes have in common; the folder goes when neither an option nor a program
+  // holds it any more.
+  StartOptions prepare(const std::shared_ptr<Call>& call, const TemporaryFolder& folder);
+  void add(const std::shared_ptr<Process>& process, Program program);
   const Program& find(const Json& params) const;
+  const Program& find_repl(const Json& params) const;
   void poll_http(const std::shared_ptr<Call>& call, const std::shared_ptr<Process>& process,
-                 const std::string& socket);
-  void evaluate_code(const std::shared_ptr<Call>& call, std::string code);
+                 const std::string& socket, std::chrono::milliseconds interval);
+  void after(std::chrono::milliseconds delay, std::function<void()> function);
 
   Loop& loop_;
   Processes& processes_;
@@ -69,9 +65,9 @@ class Deno {
   Workers& waiters_;
   const std::string socket_name_;
   std::unordered_map<int64_t, Program> programs_;
-  std::unordered_map<std::string, Expected> expected_;  // by token
-  std::unordered_map<uint64_t, Watch> polls_;
-  uint64_t next_poll_ = 1;
+  std::unordered_map<std::string, std::weak_ptr<Repl>> expected_;  // by token
+  std::unordered_map<uint64_t, Watch> timers_;
+  uint64_t next_timer_ = 1;
 };
 
 }  // namespace hutch::agent::rpc

@@ -6,6 +6,14 @@
 namespace hutch::agent::rpc {
 namespace {
 
+// What holds an error back, such as the control plane, must be able to hold it whole.
+constexpr size_t kMaxText = 64 * 1024, kMaxName = 256;
+
+std::string cut(const std::string& text, size_t most) {
+  if (text.size() <= most) return text;
+  return text.substr(0, most) + "...";
+}
+
 const char* class_of(int number) {
   switch (number) {
     case ENOENT:
@@ -45,10 +53,11 @@ const char* class_of(int number) {
 }  // namespace
 
 Json Failure::to_json() const {
-  Json error{{"constructorName", constructor_name}, {"message", message}};
-  if (!code.empty() && constructor_name != "DOMException") error["code"] = code;
-  if (!name.empty()) error["name"] = name;
-  if (!stack.empty()) error["stack"] = stack;
+  Json error{{"constructorName", cut(constructor_name, kMaxName)},
+             {"message", cut(message, kMaxText)}};
+  if (!code.empty() && constructor_name != "DOMException") error["code"] = cut(code, kMaxName);
+  if (!name.empty()) error["name"] = cut(name, kMaxName);
+  if (!stack.empty()) error["stack"] = cut(stack, kMaxText);
   return error;
 }
 

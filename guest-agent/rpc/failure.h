@@ -18,6 +18,8 @@ struct Failure : std::exception {
         message(std::move(the_message)),
         code(std::move(the_code)) {}
   const char* what() const noexcept override { return message.c_str(); }
+  // Long texts are cut. They may hold anything: the document is dumped with what is no UTF-8
+  // replaced.
   Json to_json() const;
 
   std::string constructor_name;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
+#include <strings.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -13,9 +14,10 @@
 #include <array>
 #include <cerrno>
 #include <cstring>
+#include <mutex>
 
 #include "base/sys.h"
-#include "guest-agent/child.h"
+#include "guest-agent/rpc/codecs.h"
 #include "guest-agent/rpc/files.h"
 #include "guest-agent/rpc/http.h"
 #include "guest-agent/rpc/parameters.h"
@@ -27,6 +29,8 @@ namespace {
 // A request's body is held until it is whole: a redirect may want it again.
 constexpr size_t kMaxBody = size_t{64} << 20;
 constexpr int kMaxRedirects = 20;
+// Of curl: where it writes the headers.
+constexpr int kHeadDescriptor = 3;
 
 struct Request {
   std::string url, method, body;
@@ -37,11 +41,14 @@ struct Request {
   std::string curl;
 };
 
-bool is_token(const std::string& text) {
-  return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char character) {
-    return std::isalnum(character) != 0 ||
-           (character != 0 && std::strchr("!#$%&'*+-.^_`|~", character) != nullptr);
-  });
+struct Pipe {
+  Fd reader, writer;
+};
+
+Pipe make_pipe() {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) < 0) throw_errno("making a pipe");
+  return {Fd(ends[0]), Fd(ends[1])};
 }
 
 bool has_no_body(const Request& request, int status) {
@@ -54,8 +61,9 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
       : loop_(loop), waiters_(waiters), call_(std::move(call)), request_(std::move(request)) {}
 
   void start(std::shared_ptr<InboundStream> body) {
-    call_->set_on_abort([weak = weak_from_this()] {
+    call_->set_on_abort([weak = weak_from_this(), body] {
       if (auto self = weak.lock()) self->stop();
+      if (body) body->cancel(abort_failure());
     });
     if (!body) return run();
     request_.has_body = true;
@@ -115,13 +123,12 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
 
   // On the loop's thread, when the worker is through.
   void finish() {
-    if (!failure_) return;
-    if (call_->is_open() && !answered_) {
-      drop_stream();
-      call_->fail(*failure_);
-    } else {
-      stream_->fail(*failure_);
+    if (answered_) {
+      if (failure_) stream_->fail(*failure_);
+      return;
     }
+    drop_stream();
+    if (failure_) call_->fail(*failure_);
   }
 
   void drop_stream() {
@@ -138,11 +145,16 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
           (decoded &&
            (equal_names(name, "content-encoding") || equal_names(name, "content-length"))))
         continue;
-      headers.push_back({name, value});
+      headers.push_back({from_latin1(name), from_latin1(value)});
     }
     loop_.post([self = shared_from_this(), headers, has_body, status = head.status,
-                text = head.status_text] {
+                text = from_latin1(head.status_text)] {
+      if (!self->call_->is_open()) return self->stop();
       self->answered_ = true;
+      auto connection = self->call_->connection();
+      auto abort_id = self->call_->params.find("abortId");
+      if (has_body && connection && abort_id != self->call_->params.end())
+        connection->abort_with(*abort_id, self->stream_);
       if (!has_body) self->drop_stream();
       self->call_->ok({{"status", status},
                        {"statusText", text},
@@ -180,8 +192,9 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
     std::string head = request_.method + " " + target + " HTTP/1.1\r\n";
     bool has_host = false;
     for (const auto& [name, value] : request_.headers) {
+      // The body comes as it is: nothing here decodes it.
       if (equal_names(name, "content-length") || equal_names(name, "connection") ||
-          equal_names(name, "transfer-encoding"))
+          equal_names(name, "transfer-encoding") || equal_names(name, "accept-encoding"))
         continue;
       has_host = has_host || equal_names(name, "host");
       head += name + ": " + value + "\r\n";
@@ -199,7 +212,7 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
     bool has_body = !has_no_body(request_, response.status);
     answer(response, has_body, false);
     if (has_body)
-      reader.read_body(response, false,
+      reader.read_body(response,
                        [&](std::string bytes) { return writer_->write(std::move(bytes)); });
   }
 
@@ -219,15 +232,27 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
   // Runs curl for one exchange. True when it was a redirect, and the request has become the next.
   bool fetch_once() {
     Fd input(::memfd_create("body", MFD_CLOEXEC)), words(::memfd_create("words", MFD_CLOEXEC));
-    Pipe pipe = make_pipe().value();
     if (!input || !words) throw_errno("creating a file in memory");
+    Pipe head_pipe = make_pipe(), body_pipe = make_pipe();
     auto written = write_all(input.get(), std::as_bytes(std::span(request_.body)));
     if (!written) throw errno_failure(written.error().number, "keeping the request's body");
     ::lseek(input.get(), 0, SEEK_SET);
-    std::vector<std::string> arguments = {
-        request_.curl, "-q",      "-sS",         "-i", "--suppress-connect-headers", "--compressed",
-        "--globoff",   "--proto", "=http,https", "-w", "%{stderr}\n%{redirect_url}", "-H",
-        "Expect:"};
+    // The headers beside the body: behind it there may be trailers. Nothing is held back for more.
+    std::vector<std::string> arguments = {request_.curl,
+                                          "-q",
+                                          "-sS",
+                                          "--no-buffer",
+                                          "--dump-header",
+                                          "/dev/fd/" + std::to_string(kHeadDescriptor),
+                                          "--suppress-connect-headers",
+                                          "--compressed",
+                                          "--globoff",
+                                          "--proto",
+                                          "=http,https",
+                                          "-w",
+                                          "%{stderr}\n%{redirect_url}",
+                                          "-H",
+                                          "Expect:"};
     if (request_.method == "HEAD") {
       arguments.push_back("--head");
     } else {
@@ -243,24 +268,27 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
     if (request_.has_body && !has_type) arguments.insert(arguments.end(), {"-H", "Content-Type:"});
     arguments.insert(arguments.end(), {"--url", request_.url});
 
-    start_curl(arguments, input.get(), pipe.writer.get(), words.get());
-    pipe.writer.reset();
+    start_curl(arguments,
+               {input.get(), body_pipe.writer.get(), words.get(), head_pipe.writer.get()});
+    head_pipe.writer.reset();
+    body_pipe.writer.reset();
     bool redirected = false;
     std::optional<Failure> failure;
     try {
-      HttpReader reader(pipe.reader.get());
-      HttpResponse response = reader.read_head();
+      HttpResponse response = HttpReader(head_pipe.reader.get()).read_head();
       redirected = request_.follows && is_redirect(response);
       bool has_body = !has_no_body(request_, response.status);
       if (!redirected) answer(response, has_body, encoded(response));
-      reader.read_body(response, true, [&](std::string bytes) {
-        return redirected || !has_body || writer_->write(std::move(bytes));
-      });
+      // Nobody is shown the body of a redirect: curl may end with it.
+      if (!redirected)
+        HttpReader(body_pipe.reader.get()).read_rest([&](std::string bytes) {
+          return !has_body || writer_->write(std::move(bytes));
+        });
       if (redirected) change_method(response.status);
     } catch (const Failure& caught) {
       failure = caught;
     }
-    pipe.reader.reset();
+    body_pipe.reader.reset();
     int status = wait_for_curl();
     std::string text(16384, '\0');
     ssize_t size = ::pread(words.get(), text.data(), text.size(), 0);
@@ -268,7 +296,8 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
     // The last line is what -w wrote, what is before it curl's own error.
     size_t line = std::min(text.rfind('\n'), text.size());
     std::string next = line < text.size() ? text.substr(line + 1) : "";
-    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0 || failure) {
+    bool failed = !WIFEXITED(status) || WEXITSTATUS(status) != 0;
+    if ((failed && !redirected) || failure) {
       std::string why = text.substr(0, line);
       while (!why.empty() && why.back() == '\n') why.pop_back();
       if (why.empty() && failure) throw *failure;
@@ -316,7 +345,8 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
     });
   }
 
-  void start_curl(std::vector<std::string>& arguments, int input, int output, int error) {
+  // `fds`: what become the descriptors 0 to 3.
+  void start_curl(std::vector<std::string>& arguments, std::array<int, 4> fds) {
     std::vector<char*> words, variables;
     for (std::string& argument : arguments) words.push_back(argument.data());
     for (std::string& variable : request_.environment) variables.push_back(variable.data());
@@ -324,9 +354,8 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
     variables.push_back(nullptr);
     posix_spawn_file_actions_t actions;
     ::posix_spawn_file_actions_init(&actions);
-    ::posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO);
-    ::posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
-    ::posix_spawn_file_actions_adddup2(&actions, error, STDERR_FILENO);
+    for (int number = 0; number <= kHeadDescriptor; number++)
+      ::posix_spawn_file_actions_adddup2(&actions, fds[static_cast<size_t>(number)], number);
     posix_spawnattr_t attributes;
     ::posix_spawnattr_init(&attributes);
     sigset_t defaults;
@@ -385,7 +414,7 @@ void start_fetch(Loop& loop, Workers& waiters, const Deno& deno, const Environme
   request.url = text_of(params, "url");
   request.method = optional_text(params, "method").value_or("GET");
   if (!is_token(request.method)) throw type_error("\"method\" is no method of HTTP");
-  if (request.url.find_first_of("\r\n ") != std::string::npos)
+  if (request.url.find_first_of("\r\n\t ") != std::string::npos)
     throw type_error("Invalid URL: '" + request.url + "'");
   request.follows = optional_text(params, "redirect").value_or("follow") != "manual";
   auto headers = params.find("headers");
@@ -395,13 +424,17 @@ void start_fetch(Loop& loop, Workers& waiters, const Deno& deno, const Environme
       if (!header.is_array() || header.size() != 2 || !header[0].is_string() ||
           !header[1].is_string())
         throw type_error("\"headers\" must be a list of pairs");
-      std::string name = header[0], value = header[1];
-      if (!is_token(name) || value.find_first_of(std::string_view("\r\n\0", 3)) != value.npos)
+      std::string name = header[0];
+      auto value = to_latin1(header[1].get<std::string>());
+      if (!is_token(name) || !value || !is_header_value(*value))
         throw type_error("the header \"" + name + "\" is malformed");
-      request.headers.emplace_back(std::move(name), std::move(value));
+      request.headers.emplace_back(std::move(name), *std::move(value));
     }
   }
   auto pid = optional_integer(params, "pid", 0, kMaxInteger);
+  if (::strncasecmp(request.url.c_str(), "http://", 7) != 0 &&
+      ::strncasecmp(request.url.c_str(), "https://", 8) != 0)
+    throw type_error("Url scheme of '" + request.url + "' not supported, only http and https");
   if (pid) {
     request.socket = deno.http_socket(*pid);
   } else {

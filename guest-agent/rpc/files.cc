@@ -16,7 +16,9 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/sys.h"
 #include "guest-agent/rpc/codecs.h"
+#include "guest-agent/rpc/framing.h"
 #include "guest-agent/rpc/parameters.h"
 
 namespace hutch::agent::rpc {
@@ -86,7 +88,17 @@ std::string read_file(Json& params) {
 }
 
 std::string read_text_file(Json& params) {
-  return json_text(valid_utf8(read_whole(text_of(params, "path"))));
+  std::string path = text_of(params, "path");
+  std::string text = valid_utf8(read_whole(path));
+  // What has to be escaped may be six times as long: more than an answer, and than the guest's
+  // memory.
+  if (json_size(text) > kMaxMessageOut)
+    throw Failure("Error",
+                  "File too large (os error 27): " + on_path("readfile", path) +
+                      ": as text of JSON it has " + std::to_string(json_size(text)) +
+                      " bytes; read it as bytes instead",
+                  "EFBIG");
+  return json_text(text);
 }
 
 std::string read_dir(Json& params) {
@@ -245,11 +257,19 @@ std::string change_times(Json& params) {
   return done(::utimensat(AT_FDCWD, path.c_str(), times, 0), on_path("utime", path));
 }
 
+// From the kernel's word: umask(2) tells the mask only by changing it, which other threads would
+// see in the files they make.
+mode_t current_umask() {
+  auto status = hutch::read_file("/proc/self/status", 1 << 16);
+  constexpr std::string_view kKey = "\nUmask:";
+  size_t at = status ? status->find(kKey) : std::string::npos;
+  if (at == std::string::npos) throw Failure("Error", "/proc/self/status does not tell the umask");
+  return static_cast<mode_t>(std::strtoul(status->c_str() + at + kKey.size(), nullptr, 8));
+}
+
 std::string change_umask(Json& params) {
   auto mask = optional_integer(params, "mask", 0, UINT32_MAX);
-  mode_t before = ::umask(static_cast<mode_t>(mask.value_or(077) & 0777));
-  if (!mask) ::umask(before);
-  return std::to_string(before);
+  return std::to_string(mask ? ::umask(static_cast<mode_t>(*mask & 0777)) : current_umask());
 }
 
 std::string random_name() {

@@ -387,6 +387,18 @@ TEST_CASE("a walk that nobody follows waits, and ends when the client cancels") 
   REQUIRE(files.client.wait_for([&] { return files.client.stream(id).started; }));
   files.client.notify("$sandbox.stream.cancel", {{"streamId", id}, {"reason", nullptr}});
   files.client.call("envGet", {{"key", "HOME"}});
+
+  // Where links lead in circles a walk that shows nothing has no end but this.
+  for (const char* name : {"one", "two"}) REQUIRE(::symlink(".", (files / name).c_str()) == 0);
+  for (int i = 0; i < 300; i++) {  // more than there are threads for
+    id = files.client.call("walk", {{"path", files.folder},
+                                    {"followSymlinks", true},
+                                    {"canonicalize", false},
+                                    {"exts", {"none"}}})["streamId"];
+    files.client.notify("$sandbox.stream.cancel", {{"streamId", id}, {"reason", nullptr}});
+  }
+  id = files.client.call("walk", {{"path", files.folder}, {"maxDepth", 0}})["streamId"];
+  CHECK(files.client.wait_stream(id).chunks.size() == 1);
 }
 
 TEST_CASE("temporary files and folders") {

@@ -166,6 +166,7 @@ Result<void> run_service(const std::string& name) {
   constexpr std::string_view kReady = "ready\n";
   TRY(write_all(STDOUT_FILENO, std::as_bytes(std::span(kReady))));
   TRY(loop->run());
+  service->deno().forget_all();
   if (!lost.empty()) return fail(std::move(lost));
   ::_exit(0);
 }

@@ -7,6 +7,7 @@
 namespace hutch::agent::rpc {
 namespace {
 
+constexpr size_t kMaxGroups = 100, kMaxSource = 16 * 1024;
 constexpr std::string_view kSpecial = "\\^$.|?*+()[]{}/-";
 
 Failure syntax_error(const std::string& source, const std::string& why) {
@@ -14,6 +15,18 @@ Failure syntax_error(const std::string& source, const std::string& why) {
 }
 
 std::regex compile(const std::string& source, std::regex::flag_type flags) {
+  // std::regex calls itself for each group, and must not run out of stack.
+  size_t depth = 0;
+  for (size_t at = 0; at < source.size(); at++) {
+    if (source[at] == '\\') {
+      at++;
+    } else if (source[at] == '(') {
+      if (++depth > kMaxGroups) throw syntax_error("...", "too many groups in one another");
+    } else if (source[at] == ')' && depth > 0) {
+      depth--;
+    }
+  }
+  if (source.size() > kMaxSource) throw syntax_error("...", "it is too long");
   try {
     return std::regex(source, flags);
   } catch (const std::regex_error& error) {

@@ -124,9 +124,6 @@ void Processes::start(const std::shared_ptr<Call>& call, StartOptions options,
     processes_[id] = process;
     open_streams(process);
     started(process);
-    for (auto& stream : process->streams_) {
-      if (stream) stream->release_after(kStreamDelay);
-    }
   };
   events.failed = [call, process](const Failed& failed) {
     const StartOptions& of = process->options_;
@@ -149,6 +146,21 @@ void Processes::start(const std::shared_ptr<Call>& call, StartOptions options,
     process->options_.input->set_on_data([this, weak = std::weak_ptr(process)] {
       if (auto self = weak.lock()) feed(self);
     });
+}
+
+void Processes::release_streams(Process& process) {
+  for (auto& stream : process.streams_) {
+    if (stream) stream->release_after(kStreamDelay);
+  }
+}
+
+void Processes::drop_streams(Process& process) {
+  auto connection = process.connection_.lock();
+  for (auto& stream : process.streams_) {
+    if (!stream) continue;
+    if (connection) connection->forget_outbound(stream->id());
+    stream->cancel();
+  }
 }
 
 void Processes::open_streams(const std::shared_ptr<Process>& process) {
@@ -229,6 +241,7 @@ void Processes::spawn(const std::shared_ptr<Call>& call) {
     call->ok({{"pid", process->id()},
               {"stdoutStreamId", process->output_stream()},
               {"stderrStreamId", process->error_stream()}});
+    release_streams(*process);
   });
 }
 

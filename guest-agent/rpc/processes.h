@@ -64,13 +64,18 @@ class Processes {
  public:
   Processes(AgentLink& link, Environment& environment) : link_(link), environment_(environment) {}
 
-  // Starts a process for `call`. `started` answers the call, once the process runs; a failure is
-  // answered here.
+  // Starts a process for `call`. `started` answers the call, once the process runs, and then
+  // releases its streams; a failure is answered here. Throws Failure.
   void start(const std::shared_ptr<Call>& call, StartOptions options,
              std::function<void(const std::shared_ptr<Process>&)> started);
   // Null when there is none that runs.
   std::shared_ptr<Process> find_running(int64_t process_id) const;
   void signal(const Process& process, uint32_t number);
+  // The call that started the process has its answer: its streams start, once the client asks for
+  // the process's end or has had the time to.
+  static void release_streams(Process& process);
+  // The call has failed instead, and nobody knows of the streams.
+  static void drop_streams(Process& process);
 
   // The methods.
   void spawn(const std::shared_ptr<Call>& call);

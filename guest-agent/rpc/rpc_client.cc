@@ -12,6 +12,32 @@ namespace hutch::agent::rpc {
 
 using namespace protocol::agent;  // NOLINT: the wire's names
 
+namespace {
+
+// As the control plane wants it: what is not so never reaches the client.
+void check_error(const Json& error) {
+  CHECK(error["constructorName"].is_string());
+  CHECK(error["message"].is_string());
+  CHECK(error.dump().size() < 500'000);
+  CHECK_FALSE((error["constructorName"] == "DOMException" && error.contains("code")));
+  for (const auto& [key, value] : error.items()) {
+    CHECK(value.is_string());
+    CHECK(std::string(" constructorName message code name stack ").find(" " + key + " ") !=
+          std::string::npos);
+  }
+}
+
+void check_answer(const Json& message, const std::string& text) {
+  const Json& result = message["result"];
+  REQUIRE(result.size() == 1);
+  bool is_ok = result.contains("ok");
+  CHECK(text.starts_with(R"({"jsonrpc":"2.0","id":)" + message["id"].dump() + R"(,"result":{")" +
+                         (is_ok ? "ok" : "error") + "\":"));
+  if (!is_ok) check_error(result["error"]);
+}
+
+}  // namespace
+
 Sandbox::Sandbox(std::vector<std::string> environment) {
   static int number = 0;
   name = "hutch-rpc-test-" + std::to_string(::getpid()) + "-" + std::to_string(number++);
@@ -76,12 +102,18 @@ void RpcClient::take_new() {
     last_message_ = *text;
     Json message = Json::parse(*text);
     CHECK(message["jsonrpc"] == "2.0");
+    CHECK(message.size() == 3);
     if (message.contains("id")) {
+      check_answer(message, *text);
       answers_[message["id"]] = message["result"];
       continue;
     }
     std::string method = message["method"];
     const Json& params = message["params"];
+    bool has_error = method == "$sandbox.stream.error", is_cancel = method.ends_with(".cancel");
+    CHECK(params.size() == (has_error || is_cancel || method.ends_with(".enqueue") ? 2 : 1));
+    if (has_error) check_error(params["error"]);
+    if (is_cancel) check_error(params["reason"]);
     if (method == "$sandbox.deno.watcher.restart") {
       restarts_.push_back(params);
       continue;

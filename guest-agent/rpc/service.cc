@@ -96,7 +96,8 @@ void Service::stream_walk(const std::shared_ptr<Call>& call, Walk walk) {
       [writer, walk = std::move(walk)] {
         try {
           // One document a chunk, as the client reads them.
-          walk([&](const WalkEntry& entry) { return writer->write(json_text(entry.to_json())); });
+          walk([&](const WalkEntry& entry) { return writer->write(json_text(entry.to_json())); },
+               [&] { return writer->is_wanted(); });
           writer->end();
         } catch (const Failure& failure) {
           writer->fail(failure);

@@ -41,10 +41,11 @@ class Service {
 
   Loop& loop_;
   Environment environment_;
+  OpenFiles open_files_;
+  // Their jobs use what stands above.
   Workers workers_;
   // For what waits for others: locks, and walks that their client does not follow.
   Workers waiters_;
-  OpenFiles open_files_;
   Processes processes_;
   Deno deno_;
   std::unordered_map<std::string, Method> methods_;

@@ -5,7 +5,10 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <iterator>
+#include <set>
 
+#include "base/sys.h"
 #include "guest-agent/rpc/codecs.h"
 #include "guest-agent/rpc/rpc_client.h"
 
@@ -223,10 +226,116 @@ TEST_CASE("abort ends a call, and is always right") {
   CHECK(error["name"] == "AbortError");
   CHECK_FALSE(error.contains("code"));
   CHECK_FALSE(client.has_answer(writing));
+  // When it waits for more.
+  client.send_chunk(9, "text");
+  CHECK(eventually([&] { return read_file(std::string(name) + "/f", 10) == "text"; }));
   CHECK(client.call("abort", {{"abortId", 6}}) == nullptr);
   CHECK(client.wait(writing)["error"]["name"] == "AbortError");
   CHECK(client.cancels().size() == 1);
+  // The file of the call that was given up is closed.
+  auto holds_file = [&] {
+    auto id = sandbox.agent[sandbox.service_channel].started;
+    std::error_code gone;  // a descriptor that is closed while this looks
+    for (const auto& fd :
+         std::filesystem::directory_iterator("/proc/" + std::to_string(id->process_id) + "/fd"))
+      if (std::filesystem::read_symlink(fd, gone) == std::string(name) + "/f") return true;
+    return false;
+  };
+  CHECK(eventually([&] { return !holds_file(); }));
   std::filesystem::remove_all(name);
+}
+
+TEST_CASE("every method of the protocol is there") {
+  Sandbox sandbox({"PATH=/nowhere"});
+  RpcClient client(sandbox);
+  const char* methods[] = {
+      "abort",        "readFile",     "readTextFile", "writeFile",     "writeTextFile",
+      "readDir",      "remove",       "mkdir",        "rename",        "stat",
+      "chmod",        "chown",        "copyFile",     "link",          "lstat",
+      "makeTempDir",  "makeTempFile", "readLink",     "realPath",      "symlink",
+      "truncate",     "umask",        "utime",        "open",          "create",
+      "fileClose",    "fileLock",     "fileRead",     "fileSeek",      "fileStat",
+      "fileSync",     "fileSyncData", "fileTruncate", "fileUnlock",    "fileUtime",
+      "fileWrite",    "walk",         "expandGlob",   "spawn",         "processWait",
+      "processKill",  "spawnDeno",    "denoHttpWait", "spawnDenoRepl", "denoReplClose",
+      "denoReplEval", "denoReplCall", "fetch",        "exposeHttp",    "vscode",
+      "envGet",       "envSet",       "envToObject",  "envDelete"};
+  CHECK(std::size(methods) == 54);
+  for (const char* method : methods) {
+    INFO(method);
+    // Of the wrong type, all that have one want to know; the others have an answer.
+    Json wrong{{"path", 1}, {"options", {{"dir", "/no/such"}}}, {"mask", "x"}};
+    Json result = client.wait(client.send(method, wrong));
+    bool has_no_parameters = std::string(method) == "abort" || std::string(method) == "envToObject";
+    CHECK(result.contains("ok") == has_no_parameters);
+    if (result.contains("error"))
+      CHECK(result["error"]["message"].get<std::string>().find("Method not found") ==
+            std::string::npos);
+  }
+}
+
+TEST_CASE("what no client can read is not said") {
+  Sandbox sandbox({"BAD=\xff\xfe"});
+  RpcClient client(sandbox);
+  auto send_raw = [&](const std::string& text) {
+    std::string size{static_cast<char>(text.size() & 0xff), static_cast<char>(text.size() >> 8), 0,
+                     0};
+    client.send_raw(size + text);
+  };
+  // These have no answer; the calls behind them do.
+  for (const char* id : {"null", "{}", "[1]", "true"})
+    send_raw(R"({"jsonrpc":"2.0","id":)" + std::string(id) + R"(,"method":"envToObject"})");
+  send_raw(R"({"jsonrpc":"2.0","id":")" + std::string(200, 'i') + R"(","method":"envToObject"})");
+  CHECK(client.call("envGet", {{"key", "BAD"}}) == "\xef\xbf\xbd\xef\xbf\xbd");
+
+  std::string deep = R"({"jsonrpc":"2.0","params":{"a":)" + std::string(600, '[') +
+                     std::string(600, ']') + R"(},"id":77,"method":"envToObject"})";
+  send_raw(deep);
+  Json result = client.wait(77);
+  CHECK(result["error"]["constructorName"] == "TypeError");
+
+  CHECK(client.error("stat", {{"path", std::string(2'000'000, 'p')}}) == "Error/ENAMETOOLONG");
+  CHECK(client.last_message().size() < 70'000);
+  CHECK(client.error("noSuchMethod" + std::string(2'000'000, '\n')) == "TypeError");
+  CHECK(client.error("spawn", {{"command", std::string(60'000, 'c')}}) == "Error/ENAMETOOLONG");
+
+  std::string folder = client.call("makeTempDir"), name = "odd\xff name";
+  REQUIRE(::mkdir((folder + "/" + name).c_str(), 0700) == 0);
+  REQUIRE(::symlink("to\xfe", (folder + "/link").c_str()) == 0);
+  CHECK(client.call("readLink", {{"path", folder + "/link"}}) == "to\xef\xbf\xbd");
+  std::set<std::string> names;
+  for (const Json& entry : client.call("readDir", {{"path", folder}})) names.insert(entry["name"]);
+  CHECK(names == std::set<std::string>{"link", "odd\xef\xbf\xbd name"});
+  Json id = client.call("walk", {{"path", folder}})["streamId"];
+  CHECK(client.wait_stream(id).chunks.size() == 3);
+  for (const std::string& chunk : client.stream(id).chunks) CHECK(Json::accept(chunk));
+  // Control characters: as text they are longer than any answer.
+  client.run(shell("head -c 20000000 /dev/zero > " + folder + "/zeros"));
+  CHECK(client.error("readTextFile", {{"path", folder + "/zeros"}}) == "Error/EFBIG");
+  CHECK(client.call("readFile", {{"path", folder + "/zeros"}}).get<std::string>().size() ==
+        26'666'668);
+  std::filesystem::remove_all(folder);
+
+  std::string groups(100'000, '(');
+  CHECK(client.error("walk", {{"path", "/"}, {"match", {{{"source", groups}, {"flags", ""}}}}}) ==
+        "SyntaxError");
+  CHECK(client.error("expandGlob", {{"glob", std::string(100'000, '{')}}) == "SyntaxError");
+}
+
+TEST_CASE("a call that fails gives back the stream that it names") {
+  Sandbox sandbox({"PATH=/nowhere"});
+  RpcClient client(sandbox);
+  client.start_stream(5);
+  client.send_chunk(5, "data");
+  CHECK(client.error("spawn", {{"stdinStreamId", 5}}) == "TypeError");
+  REQUIRE(client.wait_for([&] { return client.cancels().size() == 1; }));
+  CHECK(client.cancels()[0]["streamId"] == 5);
+  CHECK(client.cancels()[0]["reason"]["constructorName"] == "TypeError");
+  // The number can come again.
+  client.start_stream(5);
+  CHECK(client.error("spawnDenoRepl", {{"stdinStreamId", 5}}) == "NotFound/ENOENT");
+  REQUIRE(client.wait_for([&] { return client.cancels().size() == 2; }));
+  CHECK(client.cancels()[1]["reason"]["code"] == "ENOENT");
 }
 
 }  // namespace

@@ -34,6 +34,11 @@ bool StreamWriter::write(std::string bytes) {
   return true;
 }
 
+bool StreamWriter::is_wanted() {
+  std::lock_guard lock(mutex_);
+  return !cancelled_;
+}
+
 void StreamWriter::end() {
   loop_.post([stream = stream_] { stream->end(); });
 }

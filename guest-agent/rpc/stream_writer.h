@@ -21,6 +21,8 @@ class StreamWriter : public std::enable_shared_from_this<StreamWriter> {
   // One chunk. Waits while the client does not keep up; false when it wants no more. The writing
   // thread.
   bool write(std::string bytes);
+  // Whether the client still wants something. Any thread.
+  bool is_wanted();
   // Ends the stream, once. The writing thread, or the loop's when none writes any more.
   void end();
   void fail(const Failure& failure);

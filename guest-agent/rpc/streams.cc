@@ -33,7 +33,7 @@ void OutboundStream::release_after(std::chrono::nanoseconds delay) {
 
 void OutboundStream::push(std::string bytes) {
   if (bytes.empty()) return;  // an empty chunk breaks the client's stream
-  if (owner_ == nullptr) return call(on_passed_, bytes.size());
+  if (owner_ == nullptr || ended_) return call(on_passed_, bytes.size());
   chunks_.push_back(std::move(bytes));
   flush();
 }
@@ -76,15 +76,30 @@ void OutboundStream::flush() {
   std::exchange(owner_, nullptr)->forget_outbound(id_);
 }
 
-void OutboundStream::cancel() {
-  auto self = shared_from_this();
-  if (std::exchange(owner_, nullptr) == nullptr) return;
-  timer_.reset();
+void OutboundStream::drop_chunks() {
   size_t dropped = 0;
   for (const std::string& chunk : chunks_) dropped += chunk.size();
   chunks_.clear();
   if (dropped > 0) call(on_passed_, dropped);
+}
+
+void OutboundStream::cancel() {
+  auto self = shared_from_this();
+  if (std::exchange(owner_, nullptr) == nullptr) return;
+  timer_.reset();
+  drop_chunks();
   call(on_cancel_);
+}
+
+void OutboundStream::abort(const Failure& failure) {
+  if (owner_ == nullptr) return;
+  auto self = shared_from_this();
+  failure_ = failure;
+  ended_ = true;
+  drop_chunks();
+  // What its user pushes from here on is dropped.
+  call(on_cancel_);
+  flush();
 }
 
 std::optional<std::string> InboundStream::take(size_t most) {

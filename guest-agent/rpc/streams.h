@@ -47,7 +47,7 @@ class OutboundStream : public std::enable_shared_from_this<OutboundStream> {
   uint64_t id() const { return id_; }
   // `on_passed` gets the count of bytes that were passed on, or dropped because nobody wants them.
   void set_on_passed(std::function<void(size_t)> on_passed) { on_passed_ = std::move(on_passed); }
-  // Runs once, when the client or its connection has gone from the stream.
+  // Runs once, when the client or its connection has gone from the stream, or at abort().
   void set_on_cancel(std::function<void()> on_cancel) { on_cancel_ = std::move(on_cancel); }
   // Nothing is sent before this: the client must have its answer, and have looked at it, first.
   void release();
@@ -57,6 +57,8 @@ class OutboundStream : public std::enable_shared_from_this<OutboundStream> {
   // Both end it; what was pushed is sent first. Once.
   void end();
   void fail(const Failure& failure);
+  // Ends it with a failure at once, without what waits to be sent.
+  void abort(const Failure& failure);
   bool is_wanted() const { return owner_ != nullptr; }
 
   // For the owner: the client does not want the stream any more, or has gone.
@@ -64,6 +66,8 @@ class OutboundStream : public std::enable_shared_from_this<OutboundStream> {
   void flush();
 
  private:
+  void drop_chunks();
+
   Loop& loop_;
   StreamOwner* owner_;  // null: cancelled, or all is sent
   const uint64_t id_;

@@ -131,5 +131,18 @@ TEST_CASE("a message above the limit is an error") {
   CHECK(total == kMaxMessageIn);
 }
 
+TEST_CASE("bytes of HTTP as text") {
+  CHECK(from_latin1("a\xe9\xff\x80") == "a\xc3\xa9\xc3\xbf\xc2\x80");
+  CHECK(to_latin1("a\xc3\xa9\xc3\xbf\xc2\x80") == "a\xe9\xff\x80");
+  CHECK_FALSE(to_latin1("\xc4\x80"));
+  CHECK_FALSE(to_latin1("\xe2\x82\xac"));
+  CHECK_FALSE(to_latin1("\xe9"));
+}
+
+TEST_CASE("the size of a text in JSON") {
+  for (std::string text : {"", "plain", "\"\\\b\f\n\r\t", "\x01\x1f\x7f", "\xc3\xa9\xe2\x82\xac"})
+    CHECK(json_size(text) == Json(text).dump().size());
+}
+
 }  // namespace
 }  // namespace hutch::agent::rpc

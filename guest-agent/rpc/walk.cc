@@ -124,13 +124,15 @@ void follow_link(WalkEntry& entry, bool canonicalize) {
 }
 
 // The folder itself first, each folder before what is in it. False when `take` has had enough.
-bool walk(const std::string& root, const WalkOptions& options, const TakeEntry& take) {
+bool walk(const std::string& root, const WalkOptions& options, const TakeEntry& take,
+          const GoesOn& goes_on) {
   if (options.max_depth < 0) return true;
   if (options.folders && is_wanted(options, root, true) && !take(root_entry(root))) return false;
   if (options.max_depth < 1 || !is_wanted(options, root, false)) return true;
   std::vector<std::vector<WalkEntry>> levels;
   levels.push_back(list(root));
   while (!levels.empty()) {
+    if (!goes_on()) return false;
     if (levels.back().empty()) {
       levels.pop_back();
       continue;
@@ -195,7 +197,7 @@ class GlobExpansion {
     for (const std::string& segment : segments_) patterns_.push_back(glob_regex(segment, options_));
   }
 
-  void run(const TakeEntry& take) const {
+  void run(const TakeEntry& take, const GoesOn& goes_on) const {
     std::map<std::string, WalkEntry> matches;
     try {
       add(matches, root_entry(start_));
@@ -205,7 +207,10 @@ class GlobExpansion {
     }
     for (size_t i = 0; i < segments_.size(); i++) {
       std::map<std::string, WalkEntry> next;
-      for (const auto& [path, entry] : matches) advance(entry, i, next);
+      for (const auto& [path, entry] : matches) {
+        if (!goes_on()) return;
+        advance(entry, i, next, goes_on);
+      }
       matches = std::move(next);
     }
     for (const auto& [path, entry] : matches) {
@@ -220,7 +225,8 @@ class GlobExpansion {
     to[path] = std::move(entry);
   }
 
-  void advance(const WalkEntry& entry, size_t segment, std::map<std::string, WalkEntry>& to) const {
+  void advance(const WalkEntry& entry, size_t segment, std::map<std::string, WalkEntry>& to,
+               const GoesOn& goes_on) const {
     if (!entry.is_directory) return;
     const std::string& glob = segments_[segment];
     if (glob == "." || glob == "..") {
@@ -231,12 +237,15 @@ class GlobExpansion {
     WalkOptions options = walk_;
     bool is_globstar = glob == "**" && options_.globstar;
     options.max_depth = is_globstar ? INFINITY : 1;
-    walk(entry.path, options, [&](const WalkEntry& found) {
-      if (is_globstar ||
-          (found.path != entry.path && std::regex_match(found.name, patterns_[segment])))
-        add(to, found);
-      return true;
-    });
+    walk(
+        entry.path, options,
+        [&](const WalkEntry& found) {
+          if (is_globstar ||
+              (found.path != entry.path && std::regex_match(found.name, patterns_[segment])))
+            add(to, found);
+          return true;
+        },
+        goes_on);
   }
 
   GlobOptions options_;
@@ -271,11 +280,15 @@ Walk make_walk(const Json& params) {
   if (params.contains("match") && !params["match"].is_null())
     options.match = read_regexes(params, "match");
   options.skip = read_regexes(params, "skip");
-  return [root, options](const TakeEntry& take) { walk(root, options, take); };
+  return [root, options](const TakeEntry& take, const GoesOn& goes_on) {
+    walk(root, options, take, goes_on);
+  };
 }
 
 Walk make_glob_expansion(const Json& params) {
-  return [expansion = GlobExpansion(params)](const TakeEntry& take) { expansion.run(take); };
+  return [expansion = GlobExpansion(params)](const TakeEntry& take, const GoesOn& goes_on) {
+    expansion.run(take, goes_on);
+  };
 }
 
 }  // namespace hutch::agent::rpc

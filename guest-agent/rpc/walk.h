@@ -17,7 +17,10 @@ struct WalkEntry {
 
 // Takes an entry; false ends the walk.
 using TakeEntry = std::function<bool(const WalkEntry& entry)>;
-using Walk = std::function<void(const TakeEntry& take)>;
+// Tells, now and then, whether anybody still wants the entries: a walk may go on for ever without
+// one, where links lead in circles.
+using GoesOn = std::function<bool()>;
+using Walk = std::function<void(const TakeEntry& take, const GoesOn& goes_on)>;
 
 // Read the parameters of a call and return what walks; both throw Failure, the walk for what it
 // finds.

@@ -37,7 +37,10 @@ class Writing : public std::enable_shared_from_this<Writing> {
     if (id) {
       stream_ = call_->connection()->claim_stream(static_cast<uint64_t>(*id));
       call_->set_on_abort([weak = weak_from_this()] {
-        if (auto self = weak.lock()) self->stream_->cancel(abort_failure());
+        auto self = weak.lock();
+        if (!self) return;
+        self->stream_->cancel(abort_failure());
+        self->waiting_.reset();
       });
     } else {
       auto content = take_text(call_->params, "content");
