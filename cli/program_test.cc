@@ -120,6 +120,22 @@ TEST_CASE("the server's verbs show every key of its configuration") {
         "hutch token revoke [OPTION]... ID");
 }
 
+TEST_CASE("words of the server's verbs are understood") {
+  for (const Words& words : std::vector<Words>{
+           {"serve", "--config", "f", "--tls-self-made", "--port", "8000", "--listen", "::1"},
+           {"env", "--config", "f", "--data-folder", "d"},
+           {"token", "create", "--org", "acme", "--name", "ci", "--expires", "30d"},
+           {"token", "create", "--personal", "--org", "acme", "--org", "other"},
+           {"token", "list", "--json", "--data-folder", "d"},
+           {"token", "revoke", "3"}}) {
+    Program program;
+    describe(program);
+    CAPTURE(words.front());
+    program.app.parse(Words(words.rbegin(), words.rend()));
+    CHECK(program.action != nullptr);
+  }
+}
+
 TEST_CASE("option words show both names and the value") {
   Program program;
   describe(program);

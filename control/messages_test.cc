@@ -134,7 +134,7 @@ TEST_CASE("the scanner keeps id, method and stream, and only of the outermost ob
 
 TEST_CASE("pieces are put together whatever their cut") {
   std::string stream = piece("ab", true) + piece("c") + piece("d");
-  for (size_t step : {1, 2, 3, 5, 100}) {
+  for (size_t step : {1u, 2u, 3u, 5u, 100u}) {
     PieceReader reader;
     std::vector<std::string> messages(1);
     for (size_t at = 0; at < stream.size(); at += step)

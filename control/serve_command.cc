@@ -129,10 +129,10 @@ int serve(const Config& config) {
 
 void add_serve(CLI::App& app, std::function<int()>& action) {
   serve_options::ServeVerb verb = serve_options::add_serve(app);
-  verb.app->callback([&action, flags = verb.config, print_address = verb.print_address] {
-    action = [flags, print_address] {
-      Config config = load_config(*flags);
-      if (!*print_address) return serve(config);
+  verb.app->callback([&action, arguments = verb.arguments] {
+    action = [arguments] {
+      Config config = load_config(arguments->config);
+      if (!arguments->print_address) return serve(config);
       fmt::print("{} {}\n", config.listen, config.port);
       return 0;
     };

@@ -65,13 +65,14 @@ TEST_CASE("a TOML file sets keys; what is wrong in it is named") {
   apply_toml(config, "port = 80\nlisten = \"0.0.0.0\"\n", "f.toml");
   CHECK(config.port == 80);
   CHECK(config.listen == "0.0.0.0");
-  for (auto [text, expected] : std::initializer_list<std::pair<const char*, const char*>>{
+  for (const auto& [wrong, expected] : std::initializer_list<std::pair<const char*, const char*>>{
            {"prot = 1", "there is no key prot"},
            {"[table]\nport = 1", "there is no key table"},
            {"port = \"1\"", "port wants a whole number"},
            {"listen = 1", "listen wants a text"},
            {"port = 70000", "it may be 1 to 65535"},
            {"port = ", "line 1"}}) {
+    std::string text = wrong;
     CAPTURE(text);
     std::string message;
     try {
@@ -120,7 +121,7 @@ TEST_CASE("every key of the file is a flag, and the flag comes after the file") 
       words.insert(words.begin(), {"serve", "--config", path});
       std::reverse(words.begin(), words.end());
       app.parse(words);
-      return load_config(*verb.config);
+      return load_config(verb.arguments->config);
     };
     if (key.name != "data_folder") CHECK(holds(load({})));
     std::ofstream(path) << "data_folder = \"/d\"\nport = 9999\n";

@@ -37,6 +37,11 @@ void add_flag(CLI::App& verb, ConfigFlags& flags, const ConfigKey& key) {
   }
 }
 
+// The verb's options write to what `arguments` points to: it lives as long as the verb.
+void keep(CLI::App& verb, std::shared_ptr<void> arguments) {
+  verb.preparse_callback([arguments = std::move(arguments)](size_t) {});
+}
+
 // --config and, of the keys, all or only --data-folder. `flags` must outlive the verb.
 void add_config(CLI::App& verb, ConfigFlags& flags, bool all) {
   verb.add_option("--config", flags.file,
@@ -56,10 +61,13 @@ ServeVerb add_serve(CLI::App& parent) {
   ServeVerb verb{
       parent.add_subcommand(
           "serve", "Serve sandboxes to the client @deno/sandbox; prints the variables it needs"),
-      std::make_shared<ConfigFlags>(), std::make_shared<bool>(false)};
-  add_config(*verb.app, *verb.config, true);
+      std::make_shared<ServeArguments>()};
+  keep(*verb.app, verb.arguments);
+  add_config(*verb.app, verb.arguments->config, true);
   // For hutch, which forwards the port where the server runs in the emulated machine.
-  verb.app->add_flag("--print-address", *verb.print_address, "Print ADDRESS and PORT, and end")
+  verb.app
+      ->add_flag("--print-address", verb.arguments->print_address,
+                 "Print ADDRESS and PORT, and end")
       ->group("");
   verb.app->footer(
       "Examples:\n  hutch serve\n  hutch serve --tls-self-made --port 8443\n"
@@ -73,6 +81,7 @@ ServeVerb add_serve(CLI::App& parent) {
 EnvVerb add_env(CLI::App& parent) {
   EnvVerb verb{parent.add_subcommand("env", "Print the variables that lead a client to the server"),
                std::make_shared<ConfigFlags>()};
+  keep(*verb.app, verb.config);
   add_config(*verb.app, *verb.config, false);
   verb.app->footer("Examples:\n  hutch env\n  eval \"$(hutch env)\"");
   return verb;
@@ -82,6 +91,7 @@ TokenVerb add_token(CLI::App& parent) {
   TokenVerb verb{parent.add_subcommand("token", "Make, list and revoke access tokens"), nullptr,
                  nullptr, nullptr, std::make_shared<TokenArguments>()};
   TokenArguments& arguments = *verb.arguments;
+  keep(*verb.app, verb.arguments);
   verb.app->require_subcommand(1);
   verb.app->footer(
       "Examples:\n  hutch token create --name ci --expires 30d\n  hutch token list\n"

@@ -18,11 +18,15 @@ struct ConfigFlags {
   std::vector<std::function<void(Config&)>> changes;
 };
 
-// What the flags set is in the other members once the command line has been read.
+// What the flags set is in the other members once the command line has been read. The verbs keep
+// those alive.
+struct ServeArguments {
+  ConfigFlags config;
+  bool print_address = false;
+};
 struct ServeVerb {
   CLI::App* app;
-  std::shared_ptr<ConfigFlags> config;
-  std::shared_ptr<bool> print_address;
+  std::shared_ptr<ServeArguments> arguments;
 };
 ServeVerb add_serve(CLI::App& parent);
 
