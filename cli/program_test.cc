@@ -3,6 +3,7 @@
 
 #include "cli/arguments.h"
 #include "cli/failure.h"
+#include "serve-options/config.h"
 
 using namespace hutch::cli;
 using Words = std::vector<std::string>;
@@ -64,7 +65,11 @@ TEST_CASE("wrong usage exits with 2") {
                                                {"hutch", "run", "--kernel", "vmlinuz"},
                                                {"hutch", "machine"},
                                                {"hutch", "machine", "exec"},
-                                               {"hutch", "completion", "tcsh"}}) {
+                                               {"hutch", "completion", "tcsh"},
+                                               {"hutch", "serve", "--port", "0"},
+                                               {"hutch", "serve", "--no-such-option"},
+                                               {"hutch", "token"},
+                                               {"hutch", "token", "revoke", "x"}}) {
     std::vector<const char*> pointers;
     for (const std::string& word : words) pointers.push_back(word.c_str());
     CAPTURE(words.back());
@@ -98,6 +103,37 @@ TEST_CASE("every option has a description without a final full stop") {
       CHECK_FALSE(option->get_description().empty());
       CHECK_FALSE(option->get_description().ends_with("."));
     }
+}
+
+TEST_CASE("the server's verbs show every key of its configuration") {
+  Program program;
+  describe(program);
+  const CLI::App* serve = program.app.get_subcommand("serve");
+  for (const auto& key : hutch::serve_options::config_keys()) {
+    std::string name = hutch::serve_options::flag_name(key.name);
+    CAPTURE(name);
+    const CLI::Option* option = serve->get_option_no_throw(name);
+    REQUIRE(option != nullptr);
+    CHECK(option_words(*option) == (*key.value_name == '\0' ? name : name + " " + key.value_name));
+  }
+  CHECK(usage(*program.app.get_subcommand("token")->get_subcommand("revoke")) ==
+        "hutch token revoke [OPTION]... ID");
+}
+
+TEST_CASE("words of the server's verbs are understood") {
+  for (const Words& words : std::vector<Words>{
+           {"serve", "--config", "f", "--tls-self-made", "--port", "8000", "--listen", "::1"},
+           {"env", "--config", "f", "--data-folder", "d"},
+           {"token", "create", "--org", "acme", "--name", "ci", "--expires", "30d"},
+           {"token", "create", "--personal", "--org", "acme", "--org", "other"},
+           {"token", "list", "--json", "--data-folder", "d"},
+           {"token", "revoke", "3"}}) {
+    Program program;
+    describe(program);
+    CAPTURE(words.front());
+    program.app.parse(Words(words.rbegin(), words.rend()));
+    CHECK(program.action != nullptr);
+  }
 }
 
 TEST_CASE("option words show both names and the value") {

@@ -14,6 +14,7 @@
 #include "cli/machine.h"
 #include "cli/machine_monitor.h"
 #include "cli/share.h"
+#include "serve-options/verbs.h"
 
 namespace hutch::cli {
 namespace {
@@ -28,12 +29,6 @@ constexpr int kAddressMs = 10'000;
   pointers.push_back(nullptr);
   ::execv(program.c_str(), pointers.data());
   throw Failure(fail_errno(errno, "running " + program).value());
-}
-
-bool asks_for_help(const std::vector<std::string>& words) {
-  for (const std::string& word : words)
-    if (word == "-h" || word == "--help") return true;
-  return false;
 }
 
 // Where the server would listen, by its flags and its file.
@@ -54,7 +49,7 @@ std::pair<std::string, uint16_t> listening_address(const std::vector<std::string
 }
 
 int serve(const std::vector<std::string>& words) {
-  if (is_in_machine() || asks_for_help(words)) become_server(words);
+  if (is_in_machine()) become_server(words);
   Probe probe = cached_probe();
   if (probe.ok) become_server(words);
   auto [address, port] = listening_address(words);
@@ -66,41 +61,29 @@ int serve(const std::vector<std::string>& words) {
 // The server's database is used from where the server runs: two systems that both write to one file
 // do not see each other's locks.
 int use_tokens(const std::vector<std::string>& words) {
-  if (is_in_machine() || asks_for_help(words) ||
-      machine_status().state != MachineStatus::State::kRunning)
+  if (is_in_machine() || machine_status().state != MachineStatus::State::kRunning)
     become_server(words);
   std::vector<std::string> command{executable_path()};
   command.insert(command.end(), words.begin(), words.end());
   return execute_in_machine(command, false, false);
 }
 
-CLI::App* add_verb(Program& program, const char* name, const char* description, const char* footer,
+// hutch has read the words to be sure of them; hutch-serve reads them again.
+void do_with_words(Program& program, CLI::App& verb,
                    int (*action)(const std::vector<std::string>&)) {
-  CLI::App* verb = program.app.add_subcommand(name, description);
-  // Its options, --help too, are hutch-serve's to read.
-  verb->set_help_flag();
-  verb->prefix_command();
-  verb->allow_extras();
-  verb->footer(footer);
-  verb->callback([&program, action] {
+  verb.callback([&program, action] {
     program.action = [&program, action] { return action(program.words); };
   });
-  return verb;
 }
 
 }  // namespace
 
 void add_serve(Program& program) {
-  add_verb(program, "serve", "Serve sandboxes to the client @deno/sandbox",
-           "Examples:\n  hutch serve\n  hutch serve --port 8443 --tls-cert cert.pem --tls-key "
-           "key.pem\n  hutch serve --help",
-           serve);
-  add_verb(program, "env", "Print the variables that lead a client to the server",
-           "Examples:\n  hutch env\n  eval \"$(hutch env)\"", become_server);
-  add_verb(program, "token", "Make, list and revoke access tokens of the server",
-           "Examples:\n  hutch token create --name ci --expires 30d\n  hutch token list\n"
-           "  hutch token revoke 3",
-           use_tokens);
+  do_with_words(program, *serve_options::add_serve(program.app).app, serve);
+  do_with_words(program, *serve_options::add_env(program.app).app, become_server);
+  serve_options::TokenVerb token = serve_options::add_token(program.app);
+  for (CLI::App* verb : {token.create, token.list, token.revoke})
+    do_with_words(program, *verb, use_tokens);
 }
 
 }  // namespace hutch::cli

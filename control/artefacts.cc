@@ -1,12 +1,18 @@
 #include "control/artefacts.h"
 
 #include <fmt/format.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <charconv>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <stdexcept>
+
+#include "base/log.h"
+#include "control/problem.h"
 
 namespace hutch::control {
 namespace {
@@ -42,6 +48,16 @@ std::string find(const std::string& name) {
       name, tried));
 }
 
+// A file that the configuration's key `key` names.
+std::string find_chosen(const char* key, const std::string& chosen, const char* suffix) {
+  if (chosen.find('/') == std::string::npos) return find(chosen + suffix);
+  std::string path = fs::absolute(chosen).string();
+  if (::access(path.c_str(), R_OK) != 0)
+    throw std::runtime_error(
+        fmt::format("{}: {} cannot be read: {}", key, path, std::strerror(errno)));
+  return path;
+}
+
 std::vector<uint64_t> layer_extents() {
   std::vector<uint64_t> result;
   std::string text = variable("HUTCH_LAYER_EXTENTS");
@@ -72,16 +88,27 @@ bool is_in_machine() {
   return variable("HUTCH_IN_MACHINE") == "1";
 }
 
-Artefacts find_artefacts(const std::string& image) {
+void check_free_space(const std::string& folder, int64_t reserve_mb) {
+  struct statvfs status {};
+  if (::statvfs(folder.c_str(), &status) < 0) {
+    log_error("asking for the free space of {}: {}", folder, std::strerror(errno));
+    throw Problem(500, "SANDBOX_START_FAILED", "the server cannot tell how much disk it has left");
+  }
+  uint64_t free_mb = status.f_bavail * status.f_frsize >> 20;
+  if (free_mb >= static_cast<uint64_t>(reserve_mb)) return;
+  log_warning("{} has {} MiB free, less than disk_reserve_mb ({})", folder, free_mb, reserve_mb);
+  throw Problem(503, "DISK_LIMIT_REACHED",
+                "the server has too little disk left for another sandbox; end some");
+}
+
+Artefacts find_artefacts(const std::string& image, const std::string& layer) {
   Artefacts result;
   result.kernel = find("vmlinux");
   result.initramfs = find("initramfs.cpio");
-  result.image =
-      image.find('/') == std::string::npos ? find(image + ".erofs") : fs::absolute(image).string();
-  if (::access(result.image.c_str(), R_OK) != 0)
-    throw std::runtime_error(fmt::format("the image {} cannot be read; check image", result.image));
-  result.layer = find("layer.ext4");
-  result.layer_extents = layer_extents();
+  result.image = find_chosen("image", image, ".erofs");
+  result.layer = find_chosen("layer", layer, ".ext4");
+  // Said of our own template alone.
+  if (result.layer == find("layer.ext4")) result.layer_extents = layer_extents();
   result.vmm = find("hutch-vmm");
   result.scratch = scratch_folder();
   return result;

@@ -20,9 +20,12 @@ struct Artefacts {
   std::string scratch;  // folder for the private copies of the layer
 };
 
-// `image` is a name or, with a slash, a path. Throws std::runtime_error that says what is missing
-// and where it was looked for.
-Artefacts find_artefacts(const std::string& image);
+// `image` and `layer` are each a name or, with a slash, a path. Throws std::runtime_error that says
+// what is missing and where it was looked for.
+Artefacts find_artefacts(const std::string& image, const std::string& layer);
+
+// Throws a Problem when `folder` has less than this free for the private copies.
+void check_free_space(const std::string& folder, int64_t reserve_mb);
 
 // We run inside the emulated machine (HUTCH_IN_MACHINE=1).
 bool is_in_machine();

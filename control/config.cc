@@ -3,49 +3,18 @@
 #include <arpa/inet.h>
 #include <fmt/format.h>
 #include <toml++/toml.h>
+#include <unistd.h>
 
-#include <array>
 #include <cstdlib>
 #include <filesystem>
 
+#include "base/sys.h"
 #include "control/ids.h"
 
 namespace hutch::control {
 namespace {
 
-constexpr int64_t kNone = 0;
-constexpr std::array kKeys = {
-    ConfigKey{"listen", &Config::listen, kNone, kNone, "ADDRESS", "IP address to listen on"},
-    ConfigKey{"port", &Config::port, 1, 65535, "PORT", "TCP port to listen on"},
-    ConfigKey{"public_url", &Config::public_url, kNone, kNone, "URL",
-              "Where clients find this server, when a proxy stands before it"},
-    ConfigKey{"tls_cert", &Config::tls_cert, kNone, kNone, "FILE",
-              "Serve TLS with this certificate chain, in PEM"},
-    ConfigKey{"tls_key", &Config::tls_key, kNone, kNone, "FILE", "The key of --tls-cert, in PEM"},
-    ConfigKey{"tls_self_made", &Config::tls_self_made, kNone, kNone, "",
-              "Serve TLS with a certificate made here, by an authority that the printed variables "
-              "make clients trust"},
-    ConfigKey{"data_folder", &Config::data_folder, kNone, kNone, "DIR",
-              "Where the server keeps its state"},
-    ConfigKey{"region", &Config::region, kNone, kNone, "CODE",
-              "Three letters that stand in the ids of sandboxes"},
-    ConfigKey{"image", &Config::image, kNone, kNone, "NAME|FILE",
-              "Root file system of sandboxes: core, min, or an EROFS file"},
-    ConfigKey{"cpus", &Config::cpus, 1, 16, "N", "CPUs of a sandbox"},
-    ConfigKey{"memory_default_mb", &Config::memory_default_mb, 128, 65536, "MIB",
-              "Memory of a sandbox whose creator does not say"},
-    ConfigKey{"memory_min_mb", &Config::memory_min_mb, 128, 65536, "MIB",
-              "Least memory that a sandbox may have"},
-    ConfigKey{"memory_max_mb", &Config::memory_max_mb, 128, 65536, "MIB",
-              "Most memory that a sandbox may have"},
-    ConfigKey{"max_sandboxes", &Config::max_sandboxes, 1, 100000, "N",
-              "Sandboxes that an organisation may have at a time"},
-    ConfigKey{"max_lifetime_s", &Config::max_lifetime_s, 1, 31536000, "SECONDS",
-              "Longest time from now that a sandbox's deadline may lie ahead"},
-    ConfigKey{"max_connections", &Config::max_connections, 1, 100000, "N", "Connections at a time"},
-    ConfigKey{"boot_timeout_s", &Config::boot_timeout_s, 1, 3600, "SECONDS",
-              "Give a sandbox up that does not answer after this time"},
-};
+constexpr size_t kMaxFile = 1 << 20;
 
 [[noreturn]] void fail(std::string_view source, const std::string& text) {
   throw ConfigError(fmt::format("{}: {}", source, text));
@@ -85,18 +54,22 @@ std::string default_data_folder() {
   return std::string(home) + "/.local/share/hutch";
 }
 
-}  // namespace
-
-std::span<const ConfigKey> config_keys() {
-  return kKeys;
+// Read when it is there.
+std::string default_file() {
+  const char* folder = std::getenv("XDG_CONFIG_HOME");
+  if (folder != nullptr && *folder == '/') return std::string(folder) + "/hutch/serve.toml";
+  const char* home = std::getenv("HOME");
+  return home == nullptr ? "" : std::string(home) + "/.config/hutch/serve.toml";
 }
+
+}  // namespace
 
 void apply_toml(Config& config, std::string_view text, std::string_view source) {
   try {
     toml::table table = toml::parse(text, source);
     for (const auto& [name, node] : table) {
       bool known = false;
-      for (const ConfigKey& key : kKeys) {
+      for (const ConfigKey& key : serve_options::config_keys()) {
         if (key.name != name.str()) continue;
         set_key(config, key, node, source);
         known = true;
@@ -124,6 +97,10 @@ void finish_config(Config& config) {
     throw ConfigError(fmt::format(
         "memory_min_mb ({}), memory_default_mb ({}) and memory_max_mb ({}) are not in this order",
         config.memory_min_mb, config.memory_default_mb, config.memory_max_mb));
+  if (config.default_egress != "none")
+    throw ConfigError(fmt::format(
+        "default_egress is \"{}\"; sandboxes have no network yet, so it can only be \"none\"",
+        config.default_egress));
   std::string_view url = config.public_url;
   if (!url.empty() && ((!url.starts_with("http://") && !url.starts_with("https://")) ||
                        url.ends_with('/') || url.find('\'') != std::string_view::npos))
@@ -133,6 +110,19 @@ void finish_config(Config& config) {
   if (config.data_folder.empty()) config.data_folder = default_data_folder();
   // Clients in other folders get paths in it.
   config.data_folder = std::filesystem::absolute(config.data_folder).lexically_normal().string();
+}
+
+Config load_config(const ConfigFlags& flags) {
+  Config config;
+  std::string path = flags.file.empty() ? default_file() : flags.file;
+  if (!flags.file.empty() || ::access(path.c_str(), F_OK) == 0) {
+    Result<std::string> text = read_file(path, kMaxFile);
+    if (!text) throw ConfigError(text.error().text());
+    apply_toml(config, *text, path);
+  }
+  for (const auto& change : flags.changes) change(config);
+  finish_config(config);
+  return config;
 }
 
 bool uses_tls(const Config& config) {

@@ -1,45 +1,18 @@
-// The server's configuration: one TOML file, each key also a flag (`max_sandboxes` is
-// --max-sandboxes). One table describes them all, for both.
+// The server's configuration: defaults, one TOML file, and the flags, in this order.
 #pragma once
 
-#include <cstdint>
-#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
-#include <variant>
+
+#include "serve-options/config.h"
+#include "serve-options/verbs.h"
 
 namespace hutch::control {
 
-struct Config {
-  std::string listen = "127.0.0.1";
-  int64_t port = 7777;
-  std::string public_url;
-  std::string tls_cert;
-  std::string tls_key;
-  bool tls_self_made = false;
-  std::string data_folder;
-  std::string region = "loc";
-  std::string image = "core";
-  int64_t cpus = 2;
-  int64_t memory_default_mb = 1280;
-  int64_t memory_min_mb = 256;
-  int64_t memory_max_mb = 4096;
-  int64_t max_sandboxes = 20;
-  int64_t max_lifetime_s = 1800;
-  int64_t max_connections = 1024;
-  int64_t boot_timeout_s = 60;
-};
-
-// A key of the file.
-struct ConfigKey {
-  std::string_view name;
-  std::variant<std::string Config::*, int64_t Config::*, bool Config::*> member;
-  int64_t low, high;        // of numbers
-  const char* value_name;   // in --help; of switches, none
-  const char* description;  // without its default
-};
-std::span<const ConfigKey> config_keys();
+using serve_options::Config;
+using serve_options::ConfigFlags;
+using serve_options::ConfigKey;
 
 // What is wrong with a configuration, in one sentence that names the key.
 class ConfigError : public std::runtime_error {
@@ -53,6 +26,9 @@ void apply_toml(Config& config, std::string_view text, std::string_view source);
 // Checks what the keys say together, and fills in the data folder when it is empty
 // (${XDG_DATA_HOME:-~/.local/share}/hutch).
 void finish_config(Config& config);
+// The file's keys, then the flags'; finished. Without --config, the file is
+// ${XDG_CONFIG_HOME:-~/.config}/hutch/serve.toml when there is one. Throws a ConfigError.
+Config load_config(const ConfigFlags& flags);
 // It serves TLS.
 bool uses_tls(const Config& config);
 // Where clients find the server: public_url, or what listen, port and TLS make.

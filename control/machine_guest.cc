@@ -112,6 +112,7 @@ MachineGuest::MachineGuest(asio::io_context& context, const Config& config,
                            const Artefacts& artefacts, const GuestOptions& options,
                            GuestEvents& events)
     : events_(events), id_(options.sandbox_id), ready_(context) {
+  check_free_space(artefacts.scratch, config.disk_reserve_mb);
   hutch_disk root{}, layer{};
   root.size = layer.size = sizeof root;
   root.path = artefacts.image.c_str();

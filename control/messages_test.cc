@@ -134,7 +134,7 @@ TEST_CASE("the scanner keeps id, method and stream, and only of the outermost ob
 
 TEST_CASE("pieces are put together whatever their cut") {
   std::string stream = piece("ab", true) + piece("c") + piece("d");
-  for (size_t step : {1, 2, 3, 5, 100}) {
+  for (size_t step : {1u, 2u, 3u, 5u, 100u}) {
     PieceReader reader;
     std::vector<std::string> messages(1);
     for (size_t at = 0; at < stream.size(); at += step)
@@ -351,4 +351,19 @@ TEST_CASE("a long message that is no answer to a call is dropped, and what follo
   relay.from_guest(piece(answer(1, {{"ok", 1}})));
   CHECK(output.messages.size() == 1);
   CHECK(output.closed == 0);
+}
+
+TEST_CASE("a message with anything behind a zero byte is dropped") {
+  Recorder output;
+  Relay relay(kBase, output);
+  relay.from_client(R"({"id":1,"method":"spawn"})", true);
+  relay.wrote(relay.to_guest().size());
+  std::string good = answer(1, {{"ok", nullptr}});
+  using namespace std::string_literals;
+  for (const std::string& wrong : {good + "\0"s, good + "\0{}"s, "\0"s + good, good + "\0\0 x"s})
+    relay.from_guest(piece(wrong));
+  CHECK(output.messages.empty());
+  CHECK(relay.dropped() == 4);
+  relay.from_guest(piece(good));
+  CHECK(output.messages == std::vector<std::string>{good});
 }

@@ -93,10 +93,20 @@ ApiResponse json_response(const json& body) {
   return {200, body.dump(-1, ' ', false, json::error_handler_t::replace)};
 }
 
-ApiResponse list_sandboxes(const Services& services, const std::string& organisation,
-                           const Target& target) {
+// A request whose path matches a route.
+struct Call {
+  const Services& services;
+  const ApiRequest& request;
+  const Target& target;
+  std::string organisation;  // in whose name; empty on routes without authentication
+  std::string id;            // of the sandbox, where the path has one; checked
+};
+using Handler = void (*)(const Call& call, Answer answer);
+
+void list_sandboxes(const Call& call, Answer answer) {
   json list = json::array();
-  for (const StoredSandbox& sandbox : services.sandboxes.list(organisation, wanted_labels(target)))
+  for (const StoredSandbox& sandbox :
+       call.services.sandboxes.list(call.organisation, wanted_labels(call.target)))
     list.push_back(
         {{"id", sandbox.id},
          {"createdAt", iso_time(sandbox.created_ms)},
@@ -104,85 +114,194 @@ ApiResponse list_sandboxes(const Services& services, const std::string& organisa
          {"region", sandbox.region},
          {"status", sandbox.stopped_ms ? "stopped" : "running"},
          {"labels", sandbox.labels}});
-  return json_response(list);
+  answer(json_response(list));
 }
 
-void end_sandbox(const Services& services, const std::string& organisation, const std::string& id,
-                 Answer answer) {
-  std::shared_ptr<Sandbox> sandbox = services.sandboxes.find_any(organisation, id);
+void end_sandbox(const Call& call, Answer answer) {
+  std::shared_ptr<Sandbox> sandbox = call.services.sandboxes.find_any(call.organisation, call.id);
   // One that has ended already is as it was asked to be.
   if (!sandbox) return answer(json_response(json::object()));
   sandbox->end("the sandbox was killed",
                [answer = std::move(answer)] { answer(json_response(json::object())); });
 }
 
-ApiResponse extend_sandbox(const Services& services, const std::string& organisation,
-                           const std::string& id, const std::string& body) {
-  std::shared_ptr<Sandbox> sandbox = services.sandboxes.find(organisation, id);
-  json wanted = json::parse(body, nullptr, false);
+void extend_sandbox(const Call& call, Answer answer) {
+  std::shared_ptr<Sandbox> sandbox = call.services.sandboxes.find(call.organisation, call.id);
+  json wanted = json::parse(call.request.body, nullptr, false);
   if (!wanted.is_object() || !wanted.contains("stop_at_ms") ||
       !wanted["stop_at_ms"].is_number_integer())
     throw Problem(400, "INVALID_BODY", "the body wants {\"stop_at_ms\": milliseconds since 1970}");
-  int64_t stop = services.sandboxes.extend(*sandbox, wanted["stop_at_ms"].get<int64_t>());
-  return json_response({{"stop_at_ms", stop}});
+  int64_t stop = call.services.sandboxes.extend(*sandbox, wanted["stop_at_ms"].get<int64_t>());
+  answer(json_response({{"stop_at_ms", stop}}));
 }
 
-ApiResponse expose(const Services& services, const std::string& organisation, const Words& path) {
-  services.sandboxes.find(organisation, path[3]);
-  if (path[5] != "http" && path[5] != "ssh" && path[5] != "vscode")
-    throw Problem(404, "NOT_FOUND", "there is no such route");
+void expose(const Call& call, Answer) {
+  call.services.sandboxes.find(call.organisation, call.id);
   throw Problem(501, "NOT_SUPPORTED",
-                fmt::format("this server cannot expose {} of a sandbox yet", path[5]));
+                fmt::format("this server cannot expose {} of a sandbox yet", call.target.path[5]));
 }
 
-bool is_platform(const std::string& word) {
-  for (const char* name : {"apps", "layers", "revisions", "timelines", "volumes", "snapshots"})
-    if (word == name) return true;
-  return false;
+void deploy(const Call&, Answer) {
+  throw Problem(501, "NOT_SUPPORTED", "this server cannot deploy a sandbox");
 }
 
-void route_sandbox(const Services& services, const ApiRequest& request, const Target& target,
-                   const std::string& organisation, Answer answer) {
-  const Words& path = target.path;
-  bool v3 = path[1] == "v3";
-  bool plural = path[2] == "sandboxes";
-  if (path.size() == 3 && plural) {
-    if (request.method != "GET")
-      throw Problem(405, "METHOD_NOT_ALLOWED", "the list of sandboxes can only be read");
-    return answer(list_sandboxes(services, organisation, target));
-  }
-  if (path.size() == 4 && !is_sandbox_id(path[3])) throw sandbox_not_found();
-  if (path.size() == 4 && request.method == "DELETE")
-    return end_sandbox(services, organisation, path[3], std::move(answer));
-  if (path.size() == 4 && v3 && request.method == "PATCH")
-    return answer(extend_sandbox(services, organisation, path[3], request.body));
-  if (path.size() == 6 && v3 && path[4] == "expose" && request.method == "POST")
-    return answer(expose(services, organisation, path));
-  if (path.size() == 5 && path[4] == "deploy")
-    throw Problem(501, "NOT_SUPPORTED", "this server cannot deploy a sandbox");
+void absent(const Call& call, Answer) {
+  throw Problem(501, "NOT_SUPPORTED",
+                fmt::format("this server has no {} yet", call.target.path[2]));
+}
+
+void upgrade(const Call&, Answer) {
+  throw Problem(426, "UPGRADE_REQUIRED", "this is a WebSocket; ask for an upgrade to it");
+}
+
+void health(const Call& call, Answer answer) {
+  call.services.store.check();
+  answer(json_response({{"status", "ok"}, {"version", HUTCH_VERSION}}));
+}
+
+void describe(const Call&, Answer answer) {
+  answer({200, openapi_document(route_infos())});
+}
+
+struct Route {
+  RouteInfo info;
+  Handler handler;
+};
+
+constexpr const char* kDeadline =
+    R"({"requestBody": {"content": {"application/json":
+      {"schema": {"$ref": "#/components/schemas/Deadline"}}}},
+    "responses": {"200": {"description": "Moved", "content": {"application/json":
+      {"schema": {"$ref": "#/components/schemas/Deadline"}}}}}})";
+constexpr const char* kList =
+    R"({"parameters": [{"name": "labels", "in": "query", "style": "deepObject", "explode": true,
+      "schema": {"type": "object", "additionalProperties": {"type": "string"}}}],
+    "responses": {"200": {"description": "The list", "content": {"application/json": {"schema":
+      {"type": "array", "items": {"$ref": "#/components/schemas/Sandbox"}}}}}}})";
+constexpr const char* kGone = R"({"responses": {"200": {"description": "Gone"}}})";
+constexpr const char* kOpen =
+    R"({"security": [], "responses": {"200": {"description": "It is here"}}})";
+constexpr const char* kCreate =
+    R"({"parameters": [{"name": "x-deno-sandbox-config", "in": "header",
+      "schema": {"type": "string"}, "description": "JSON in base64"}],
+    "responses": {"101": {"description": "It serves; x-deno-sandbox-id is its id"}}})";
+constexpr const char* kConnect =
+    R"({"responses": {"101": {"description": "Connected; x-deno-sandbox-id is its id"}}})";
+constexpr const char* kNone = "{}";
+constexpr const char* kAbsent = "Not supported yet";
+
+constexpr Route kRoutes[] = {
+    {{"GET", "/healthz", "The server runs, and its database answers", kOpen}, health},
+    {{"GET", "/openapi.json", "This document", kOpen}, describe},
+    {{"GET", "/api/v3/sandboxes/create", "WebSocket: make a sandbox and speak JSON-RPC with it",
+      kCreate},
+     upgrade},
+    {{"GET", "/api/v3/sandbox/{id}/connect", "WebSocket: speak JSON-RPC with a sandbox that runs",
+      kConnect},
+     upgrade},
+    {{"DELETE", "/api/v3/sandbox/{id}", "End a sandbox; answers when it is gone", kGone},
+     end_sandbox},
+    {{"PATCH", "/api/v3/sandbox/{id}",
+      "Move its deadline; the answer has the new one, which may be earlier", kDeadline},
+     extend_sandbox},
+    {{"POST", "/api/v3/sandbox/{id}/expose/http", "Publish a port: not supported yet", kNone},
+     expose},
+    {{"POST", "/api/v3/sandbox/{id}/expose/ssh", "Publish SSH: not supported yet", kNone}, expose},
+    {{"POST", "/api/v3/sandbox/{id}/expose/vscode", "Publish an editor: not supported yet", kNone},
+     expose},
+    {{"GET", "/api/v2/sandboxes", "The organisation's sandboxes, the newest first, ended ones too",
+      kList},
+     list_sandboxes},
+    // Another client has these two here.
+    {{"GET", "/api/v3/sandboxes", "As /api/v2/sandboxes", kList}, list_sandboxes},
+    {{"DELETE", "/api/v3/sandboxes/{id}", "As /api/v3/sandbox/{id}", kGone}, end_sandbox},
+    {{"POST", "/api/v2/sandboxes/{id}/deploy", "Deploy a sandbox: not supported", kNone}, deploy},
+    {{"GET", "/api/v2/volumes", kAbsent, kNone}, absent},
+    {{"POST", "/api/v2/volumes", kAbsent, kNone}, absent},
+    {{"GET", "/api/v2/volumes/{slug}", kAbsent, kNone}, absent},
+    {{"DELETE", "/api/v2/volumes/{slug}", kAbsent, kNone}, absent},
+    {{"POST", "/api/v2/volumes/{slug}/snapshot", kAbsent, kNone}, absent},
+    {{"GET", "/api/v2/snapshots", kAbsent, kNone}, absent},
+    {{"GET", "/api/v2/snapshots/{slug}", kAbsent, kNone}, absent},
+    {{"DELETE", "/api/v2/snapshots/{slug}", kAbsent, kNone}, absent},
+    {{"GET", "/api/v2/apps", kAbsent, kNone}, absent},
+    {{"POST", "/api/v2/apps", kAbsent, kNone}, absent},
+    {{"GET", "/api/v2/apps/{slug}", kAbsent, kNone}, absent},
+    {{"PATCH", "/api/v2/apps/{slug}", kAbsent, kNone}, absent},
+    {{"DELETE", "/api/v2/apps/{slug}", kAbsent, kNone}, absent},
+    {{"POST", "/api/v2/apps/{slug}/deploy", kAbsent, kNone}, absent},
+    {{"GET", "/api/v2/apps/{slug}/logs", kAbsent, kNone}, absent},
+    {{"GET", "/api/v2/apps/{slug}/revisions", kAbsent, kNone}, absent},
+    {{"GET", "/api/v2/apps/{slug}/timelines", kAbsent, kNone}, absent},
+    {{"GET", "/api/v2/layers", kAbsent, kNone}, absent},
+    {{"POST", "/api/v2/layers", kAbsent, kNone}, absent},
+    {{"GET", "/api/v2/layers/{slug}", kAbsent, kNone}, absent},
+    {{"PATCH", "/api/v2/layers/{slug}", kAbsent, kNone}, absent},
+    {{"DELETE", "/api/v2/layers/{slug}", kAbsent, kNone}, absent},
+    {{"GET", "/api/v2/layers/{slug}/apps", kAbsent, kNone}, absent},
+    {{"GET", "/api/v2/revisions/{slug}", kAbsent, kNone}, absent},
+    {{"DELETE", "/api/v2/revisions/{slug}", kAbsent, kNone}, absent},
+    {{"POST", "/api/v2/revisions/{slug}/cancel", kAbsent, kNone}, absent},
+    {{"GET", "/api/v2/revisions/{slug}/timelines", kAbsent, kNone}, absent},
+    {{"GET", "/api/v2/revisions/{slug}/progress", kAbsent, kNone}, absent},
+    {{"GET", "/api/v2/revisions/{slug}/build_logs", kAbsent, kNone}, absent},
+};
+
+// What {id} of a pattern stands for in a path, empty when it has none; nothing: it does not match.
+std::optional<std::string> match(std::string_view pattern, const Words& path) {
+  std::string id;
+  size_t next = 0;
+  bool matches = true;
+  split(pattern, '/', [&](std::string_view word) {
+    if (next >= path.size()) {
+      matches = false;
+    } else if (word == "{id}") {
+      id = path[next];
+    } else if (word != "{slug}") {
+      matches = matches && word == path[next];
+    }
+    next++;
+  });
+  if (!matches || next != path.size()) return std::nullopt;
+  return id;
+}
+
+// Of a path that has no route of this method.
+[[noreturn]] void refuse_path(const Words& path) {
+  for (const Route& route : kRoutes)
+    if (match(route.info.path, path))
+      throw Problem(405, "METHOD_NOT_ALLOWED", "there is no such method here");
   throw Problem(404, "NOT_FOUND", "there is no such route");
+}
+
+bool is_api(const Words& path) {
+  return path.size() > 2 && path[0] == "api" && (path[1] == "v2" || path[1] == "v3");
 }
 
 void route_or_throw(Services services, const ApiRequest& request, Answer answer) {
   Target target = parse_target(request.target);
-  const Words& path = target.path;
-  if (path.size() == 1 && request.method == "GET") {
-    if (path[0] == "healthz")
-      return answer(json_response({{"status", "ok"}, {"version", HUTCH_VERSION}}));
-    if (path[0] == "openapi.json") return answer({200, std::string(openapi_document())});
+  Call call{services, request, target, "", ""};
+  // Before anything else: who has no token learns nothing of what there is.
+  if (is_api(target.path))
+    call.organisation = authenticate(services.store, request.authorization, request.organisation);
+  for (const Route& route : kRoutes) {
+    if (request.method != route.info.method) continue;
+    std::optional<std::string> id = match(route.info.path, target.path);
+    if (!id) continue;
+    call.id = *id;
+    if (!call.id.empty() && !is_sandbox_id(call.id)) throw sandbox_not_found();
+    return route.handler(call, std::move(answer));
   }
-  if (path.size() < 3 || path[0] != "api" || (path[1] != "v2" && path[1] != "v3"))
-    throw Problem(404, "NOT_FOUND", "there is no such route");
-  std::string organisation =
-      authenticate(services.store, request.authorization, request.organisation);
-  if (path[1] == "v2" && is_platform(path[2]))
-    throw Problem(501, "NOT_SUPPORTED", fmt::format("this server has no {} yet", path[2]));
-  if (path[2] == "sandboxes" || (path[1] == "v3" && path[2] == "sandbox"))
-    return route_sandbox(services, request, target, organisation, std::move(answer));
-  throw Problem(404, "NOT_FOUND", "there is no such route");
+  refuse_path(target.path);
 }
 
 }  // namespace
+
+std::vector<RouteInfo> route_infos() {
+  std::vector<RouteInfo> infos;
+  for (const Route& route : kRoutes) infos.push_back(route.info);
+  return infos;
+}
 
 ApiResponse problem_response(const Problem& problem) {
   return {problem.status(), problem.json()};

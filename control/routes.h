@@ -1,14 +1,16 @@
 // The REST routes: what a request asks for, and the answer. No sockets here.
 //
 // /api/v3 is the sandbox host of the protocol, /api/v2 its API host; their paths do not overlap.
-// Volumes, snapshots, apps, layers, revisions and timelines answer 501 NOT_SUPPORTED.
+// Volumes, snapshots, apps, layers and revisions answer 501 NOT_SUPPORTED.
 #pragma once
 
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "control/config.h"
+#include "control/openapi.h"
 #include "control/sandboxes.h"
 #include "control/store.h"
 
@@ -35,6 +37,9 @@ struct ApiResponse {
 
 // Calls `answer` once, perhaps later.
 void route(Services services, const ApiRequest& request, std::function<void(ApiResponse)> answer);
+
+// All routes there are, those of WebSockets too.
+std::vector<RouteInfo> route_infos();
 
 // What a WebSocket request asks for: a new sandbox (an empty id) or the one of that id. Throws a
 // Problem when it is no such path.

@@ -40,6 +40,7 @@ class Sandbox final : public GuestEvents, public std::enable_shared_from_this<Sa
 
   const std::string& id() const { return options_.sandbox_id; }
   const std::string& organisation() const { return options_.organisation; }
+  uint64_t memory() const { return options_.memory; }  // bytes
   State state() const { return state_; }
 
   // Starts the guest; throws a Problem. `ended` is called once, at the end. Once.

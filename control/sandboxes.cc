@@ -26,6 +26,7 @@ std::shared_ptr<Sandbox> Sandboxes::create(const std::string& organisation,
     throw Problem(
         429, "SANDBOX_LIMIT_REACHED",
         fmt::format("the organisation has {} sandboxes, as many as it may have at a time", count));
+  check_total(wanted);
   if (wanted.stop_at_ms && *wanted.stop_at_ms <= wall_ms())
     throw Problem(400, "INVALID_SANDBOX_CONFIG",
                   "stop_at_ms is in the past; compare the clocks of client and server");
@@ -47,6 +48,18 @@ std::shared_ptr<Sandbox> Sandboxes::create(const std::string& organisation,
   }
   log_info("{}: starts with {} MiB and {} CPUs", sandbox->id(), wanted.memory_mb, options.cpus);
   return sandbox;
+}
+
+// What all organisations have together: the host's limits.
+void Sandboxes::check_total(const SandboxConfig& wanted) const {
+  if (running_.size() >= static_cast<size_t>(config_.max_total_sandboxes))
+    throw Problem(503, "SERVER_LIMIT_REACHED", "the server has as many sandboxes as it can have");
+  if (config_.max_total_memory_mb == 0) return;
+  uint64_t memory = static_cast<uint64_t>(wanted.memory_mb) << 20;
+  for (const auto& [id, sandbox] : running_) memory += sandbox->memory();
+  if (memory > static_cast<uint64_t>(config_.max_total_memory_mb) << 20)
+    throw Problem(503, "MEMORY_LIMIT_REACHED",
+                  "the server has no memory left for a sandbox of this size");
 }
 
 std::shared_ptr<Sandbox> Sandboxes::find_any(const std::string& organisation,

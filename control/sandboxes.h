@@ -37,6 +37,7 @@ class Sandboxes {
   size_t count() const { return running_.size(); }
 
  private:
+  void check_total(const SandboxConfig& wanted) const;
   void ended(const std::string& id);
 
   boost::asio::io_context& context_;

@@ -14,7 +14,6 @@
 #include "control/certificates.h"
 #include "control/clock.h"
 #include "control/commands.h"
-#include "control/config_options.h"
 #include "control/data_folder.h"
 #include "control/machine_guest.h"
 #include "control/sandboxes.h"
@@ -107,7 +106,7 @@ int serve(const Config& config) {
   ::signal(SIGPIPE, SIG_IGN);
   set_log_level(LogLevel::kInfo);
   raise_file_limit();
-  Artefacts artefacts = find_artefacts(config.image);
+  Artefacts artefacts = find_artefacts(config.image, config.layer);
   DataFolder folder(config.data_folder);
   Fd lock = folder.lock();
   Store store(folder.database());
@@ -129,22 +128,11 @@ int serve(const Config& config) {
 }  // namespace
 
 void add_serve(CLI::App& app, std::function<int()>& action) {
-  CLI::App* verb = app.add_subcommand(
-      "serve", "Serve sandboxes to the client @deno/sandbox; prints the variables that it needs");
-  auto options = ConfigOptions::add(*verb, true);
-  auto print_address = std::make_shared<bool>(false);
-  verb->add_flag("--print-address", *print_address, "Print ADDRESS and PORT, and do nothing")
-      ->group("");
-  verb->footer(
-      "Examples:\n  hutch serve\n  hutch serve --tls-self-made\n  hutch serve --port 8443 "
-      "--tls-cert cert.pem --tls-key key.pem\n"
-      "  eval \"$(hutch env)\" && node main.mjs\n\n"
-      "Prints the block of variables and then `ready` on standard output, and logs on standard "
-      "error. SIGINT\nor SIGTERM ends all sandboxes and then the server.");
-  verb->callback([&action, options, print_address] {
-    action = [options, print_address] {
-      Config config = options->load();
-      if (!*print_address) return serve(config);
+  serve_options::ServeVerb verb = serve_options::add_serve(app);
+  verb.app->callback([&action, arguments = verb.arguments] {
+    action = [arguments] {
+      Config config = load_config(arguments->config);
+      if (!arguments->print_address) return serve(config);
       fmt::print("{} {}\n", config.listen, config.port);
       return 0;
     };
@@ -152,13 +140,10 @@ void add_serve(CLI::App& app, std::function<int()>& action) {
 }
 
 void add_env(CLI::App& app, std::function<int()>& action) {
-  CLI::App* verb =
-      app.add_subcommand("env", "Print the variables that lead a client to the server again");
-  auto options = ConfigOptions::add(*verb, false);
-  verb->footer("Example:\n  eval \"$(hutch env)\"");
-  verb->callback([&action, options] {
-    action = [options] {
-      fmt::print("{}", DataFolder::read_environment(options->load().data_folder));
+  serve_options::EnvVerb verb = serve_options::add_env(app);
+  verb.app->callback([&action, flags = verb.config] {
+    action = [flags] {
+      fmt::print("{}", DataFolder::read_environment(load_config(*flags).data_folder));
       return 0;
     };
   });

@@ -4,12 +4,16 @@
 #include <netinet/tcp.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+#include <array>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/ssl/context.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/beast/http.hpp>
 #include <boost/beast/websocket/rfc6455.hpp>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <optional>
 
 #include "base/log.h"
@@ -32,8 +36,11 @@ constexpr uint32_t kHeaderLimit = 256 * 1024;
 constexpr uint64_t kBodyLimit = 1 << 20;
 constexpr std::chrono::seconds kRequestTime{60};
 constexpr std::chrono::seconds kWriteTime{30};
+constexpr std::chrono::seconds kLingerTime{2};
+constexpr size_t kLingerSize = 4 << 20;
 constexpr std::chrono::milliseconds kAcceptPause{200};
 constexpr std::chrono::hours kRenewTime{1};
+constexpr int kProbes = 4;
 constexpr const char* kConfigHeader = "x-deno-sandbox-config";
 constexpr const char* kOrganisationHeader = "X-Deno-Org";
 
@@ -78,12 +85,13 @@ class Connection : public std::enable_shared_from_this<Connection<Stream>> {
     parser_->body_limit(kBodyLimit);
     lowest().expires_after(kRequestTime);
     http::async_read(stream_, buffer_, *parser_, [self = self()](error_code error, size_t) {
-      if (error == http::error::header_limit || error == http::error::body_limit) {
-        self->keep_alive_ = false;
-        self->trace_id_ = random_hex(8);
-        return self->respond(
-            problem_response(Problem(413, "REQUEST_TOO_LARGE", "the request is too large")));
-      }
+      if (error == http::error::header_limit)
+        return self->refuse(Problem(431, "HEADER_TOO_LARGE", "the request's header is too large"));
+      if (error == http::error::body_limit)
+        return self->refuse(Problem(413, "BODY_TOO_LARGE", "the request's body is too large"));
+      if (error.category() == http::make_error_code(http::error::bad_method).category() &&
+          error != http::error::end_of_stream && error != http::error::partial_message)
+        return self->refuse(Problem(400, "INVALID_REQUEST", "this is not HTTP/1.1"));
       if (error) return self->close();
       self->handle();
     });
@@ -105,6 +113,13 @@ class Connection : public std::enable_shared_from_this<Connection<Stream>> {
           [self = self()](ApiResponse response) { self->respond(std::move(response)); });
   }
 
+  // What cannot be read; nothing behind it can be, either.
+  void refuse(const Problem& problem) {
+    keep_alive_ = false;
+    trace_id_ = random_hex(8);
+    respond(problem_response(problem));
+  }
+
   void respond(ApiResponse response) {
     answer_ = {};
     answer_.version(11);
@@ -120,7 +135,8 @@ class Connection : public std::enable_shared_from_this<Connection<Stream>> {
       log_warning("request {} was answered with {}", trace_id_, response.status);
     lowest().expires_after(kWriteTime);
     http::async_write(stream_, answer_, [self = self()](error_code error, size_t) {
-      if (error || !self->keep_alive_) return self->close();
+      if (error) return self->close();
+      if (!self->keep_alive_) return self->linger();
       self->read();
     });
   }
@@ -162,7 +178,8 @@ class Connection : public std::enable_shared_from_this<Connection<Stream>> {
       asio::post(self->stream_.get_executor(), [self] {
         if (self->gone_) return;
         run_websocket(std::move(self->stream_), std::move(self->request_), self->sandbox_,
-                      self->creator_, self->trace_id_, self->counted_);
+                      self->creator_, self->trace_id_, self->counted_,
+                      std::chrono::seconds(self->services_.config.client_timeout_s));
       });
     });
   }
@@ -182,6 +199,24 @@ class Connection : public std::enable_shared_from_this<Connection<Stream>> {
     });
   }
 
+  // Takes what the client still sends, for a moment: a close before that resets the connection, and
+  // the client may lose the answer.
+  void linger() {
+    error_code ignored;
+    lowest().socket().shutdown(tcp::socket::shutdown_send, ignored);
+    lowest().expires_after(kLingerTime);
+    discard();
+  }
+  void discard() {
+    lowest().async_read_some(asio::buffer(discarded_),
+                             [self = self()](error_code error, size_t size) {
+                               self->discarded_size_ += size;
+                               if (error || self->discarded_size_ > kLingerSize)
+                                 return self->close();
+                               self->discard();
+                             });
+  }
+
   void close() {
     error_code ignored;
     lowest().socket().shutdown(tcp::socket::shutdown_send, ignored);
@@ -196,6 +231,8 @@ class Connection : public std::enable_shared_from_this<Connection<Stream>> {
   HttpRequest request_;
   http::response<http::string_body> answer_;
   std::string trace_id_;
+  std::array<char, 4096> discarded_;
+  size_t discarded_size_ = 0;
   bool keep_alive_ = false;
   std::shared_ptr<Sandbox> sandbox_;
   bool creator_ = false, waiting_ = false, gone_ = false;
@@ -274,11 +311,18 @@ class Server::Listener : public std::enable_shared_from_this<Listener> {
   void serve(tcp::socket socket) {
     error_code ignored;
     socket.set_option(tcp::no_delay(true), ignored);
-    // A client's host that has vanished is noticed in the end.
+    // A client's host that has vanished is noticed: by probes while nothing is sent, and by what it
+    // does not acknowledge or has no room for.
     socket.set_option(asio::socket_base::keep_alive(true), ignored);
-    using Integer = asio::detail::socket_option::integer<IPPROTO_TCP, TCP_USER_TIMEOUT>;
-    constexpr int kUnacknowledgedMs = 120'000;
-    socket.set_option(Integer(kUnacknowledgedMs), ignored);
+    int seconds = static_cast<int>(services_.config.client_timeout_s);
+    auto set = [&](int option, int value) {
+      if (::setsockopt(socket.native_handle(), IPPROTO_TCP, option, &value, sizeof value) < 0)
+        log_warning("a connection has no timeout of its own: {}", std::strerror(errno));
+    };
+    set(TCP_KEEPIDLE, std::max(seconds / 2, 1));
+    set(TCP_KEEPINTVL, std::max(seconds / 8, 1));
+    set(TCP_KEEPCNT, kProbes);
+    set(TCP_USER_TIMEOUT, seconds * 1000);
     auto counted = std::make_shared<Counted>(count_);
     if (tls_) {
       std::make_shared<Connection<TlsStream>>(TlsStream(std::move(socket), *tls_), services_,

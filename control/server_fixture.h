@@ -5,6 +5,7 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
+#include <atomic>
 #include <boost/asio/connect.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/beast/core.hpp>
@@ -16,6 +17,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "control/framing.h"
 #include "control/server.h"
@@ -32,14 +34,32 @@ using nlohmann::json;
 
 inline constexpr const char* kCreate = "/api/v3/sandboxes/create";
 
+// What the service of a fake sandbox does.
+enum class Behaviour {
+  kEchoes,  // answers each message with what it says
+  kFailsToStart,
+  kTakesNothing,
+  kDiscards,  // takes all and says nothing
+  kFloods,    // sends chunks of a stream as fast as it gets credit
+};
+
 // Takes at most 1000 bytes at a time, as a guest with little credit does.
 class FakeChannel final : public Channel {
  public:
-  FakeChannel(asio::io_context& context, ChannelEvents& events)
-      : context_(context), events_(events) {}
+  FakeChannel(asio::io_context& context, ChannelEvents& events, Behaviour behaviour,
+              uint64_t stream_base, std::atomic<uint64_t>& sent)
+      : context_(context),
+        events_(events),
+        behaviour_(behaviour),
+        stream_(stream_base),
+        sent_(sent) {
+    if (behaviour_ == Behaviour::kFloods) flood_later();
+  }
   ~FakeChannel() override { *gone_ = true; }
 
   size_t write(std::span<const std::byte> bytes) override {
+    if (behaviour_ == Behaviour::kTakesNothing) return 0;
+    if (behaviour_ != Behaviour::kEchoes) return bytes.size();
     size_t taken = std::min<size_t>(bytes.size(), 1000);
     input_.append(reinterpret_cast<const char*>(bytes.data()), taken);
     asio::post(context_, [this, gone = gone_] {
@@ -52,7 +72,7 @@ class FakeChannel final : public Channel {
 
  private:
   void answer() {
-    std::string message;
+    std::vector<std::string_view> pieces;
     size_t at = 0;
     for (;;) {
       if (input_.size() - at < kPieceHead) return;
@@ -62,10 +82,12 @@ class FakeChannel final : public Channel {
       uint32_t head = byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24;
       size_t size = head & 0x7fffffff;
       if (input_.size() - at < kPieceHead + size) return;
-      message += input_.substr(at + kPieceHead, size);
+      pieces.push_back(std::string_view(input_).substr(at + kPieceHead, size));
       at += kPieceHead + size;
       if ((head >> 31) == 0) break;
     }
+    std::string message;
+    for (std::string_view piece : pieces) message += piece;
     input_.erase(0, at);
     json request = json::parse(message);
     std::string method = request.value("method", "");
@@ -85,19 +107,53 @@ class FakeChannel final : public Channel {
     events_.on_output({*owner, owner});
   }
 
+  // As the agent: what is not freed yet is credit that is used up.
+  void flood_later() {
+    asio::post(context_, [this, gone = gone_] {
+      if (*gone || *unfreed_ >= kCredit) return;
+      std::string text = stream_message(sent_ == 0 ? "start" : "enqueue");
+      sent_ += text.size();
+      auto head = piece_head(text.size(), false);
+      text.insert(0, reinterpret_cast<const char*>(head.data()), head.size());
+      ++*unfreed_;
+      std::shared_ptr<std::string> owner(new std::string(std::move(text)),
+                                         [this, gone, unfreed = unfreed_](std::string* bytes) {
+                                           delete bytes;
+                                           --*unfreed;
+                                           if (!*gone) flood_later();
+                                         });
+      events_.on_output({*owner, owner});
+      if (!*gone) flood_later();
+    });
+  }
+  std::string stream_message(const char* name) const {
+    json params{{"streamId", stream_}};
+    if (name == std::string("enqueue")) params["data"] = std::string(64 * 1024, 'A');
+    return json{
+        {"jsonrpc", "2.0"}, {"method", std::string("$sandbox.stream.") + name}, {"params", params}}
+        .dump();
+  }
+
+  static constexpr int kCredit = 4;
+
   asio::io_context& context_;
   ChannelEvents& events_;
+  Behaviour behaviour_;
+  uint64_t stream_;
+  std::atomic<uint64_t>& sent_;
   std::string input_;
+  std::shared_ptr<int> unfreed_ = std::make_shared<int>(0);
   std::shared_ptr<bool> gone_ = std::make_shared<bool>(false);
 };
 
 class FakeGuest final : public Guest {
  public:
-  FakeGuest(asio::io_context& context, GuestEvents& events, bool starts)
-      : context_(context), events_(events) {
-    asio::post(context_, [this, starts, gone = gone_] {
+  FakeGuest(asio::io_context& context, GuestEvents& events, Behaviour behaviour,
+            std::atomic<uint64_t>& sent)
+      : context_(context), events_(events), behaviour_(behaviour), sent_(sent) {
+    asio::post(context_, [this, gone = gone_] {
       if (*gone) return;
-      if (starts) {
+      if (behaviour_ != Behaviour::kFailsToStart) {
         events_.on_ready();
       } else {
         events_.on_ended("the fake does not start");
@@ -105,8 +161,8 @@ class FakeGuest final : public Guest {
     });
   }
   ~FakeGuest() override { *gone_ = true; }
-  std::unique_ptr<Channel> open_channel(ChannelEvents& events, uint64_t) override {
-    return std::make_unique<FakeChannel>(context_, events);
+  std::unique_ptr<Channel> open_channel(ChannelEvents& events, uint64_t stream_base) override {
+    return std::make_unique<FakeChannel>(context_, events, behaviour_, stream_base, sent_);
   }
   void end() override {
     asio::post(context_, [this, gone = gone_] {
@@ -117,18 +173,20 @@ class FakeGuest final : public Guest {
  private:
   asio::io_context& context_;
   GuestEvents& events_;
+  Behaviour behaviour_;
+  std::atomic<uint64_t>& sent_;
   std::shared_ptr<bool> gone_ = std::make_shared<bool>(false);
 };
 
 // A server in a thread of its own.
 class Fixture {
  public:
-  explicit Fixture(Config wanted = {}, bool starts = true, Server::MakeTls make_tls = {})
-      : config(std::move(wanted)), make_tls_(std::move(make_tls)) {
+  explicit Fixture(Config wanted = {}, Behaviour behaviour = Behaviour::kEchoes,
+                   Server::MakeTls make_tls = {})
+      : config(std::move(wanted)), behaviour_(behaviour), make_tls_(std::move(make_tls)) {
     token = create_token(store, false, "", {"local"}, {}).text;
     other_token = create_token(store, false, "", {"other"}, {}).text;
     thread_ = std::thread([this] { context_.run(); });
-    starts_ = starts;
   }
   ~Fixture() {
     asio::post(context_, [this] {
@@ -145,10 +203,11 @@ class Fixture {
     json body;
   };
   Answer request(http::verb verb, const std::string& target, const std::string& body = "",
-                 const std::string& with = "own") {
+                 const std::string& with = "own", const std::string& organisation = "") {
     tcp::socket socket = connect();
     http::request<http::string_body> request(verb, target, 11);
     request.set("Authorization", "Bearer " + (with == "own" ? token : with));
+    if (!organisation.empty()) request.set("X-Deno-Org", organisation);
     request.body() = body;
     request.prepare_payload();
     http::write(socket, request);
@@ -173,20 +232,23 @@ class Fixture {
     done.get_future().wait();
   }
 
+  uint16_t port() const { return server_.port(); }
+
   std::string token, other_token;
+  std::atomic<uint64_t> sent{0};  // by guests that flood
   Config config;
 
  private:
+  Behaviour behaviour_;
   Server::MakeTls make_tls_;
   asio::io_context context_{1}, client_{1};
-  bool starts_ = true;
 
  public:
   Store store{":memory:"};
 
  private:
   Sandboxes sandboxes_{context_, config, store, [this](const GuestOptions&, GuestEvents& events) {
-                         return std::make_unique<FakeGuest>(context_, events, starts_);
+                         return std::make_unique<FakeGuest>(context_, events, behaviour_, sent);
                        }};
   Server server_{context_, Services{config, store, sandboxes_}, "127.0.0.1", 0, make_tls_};
   std::thread thread_;

@@ -3,10 +3,17 @@
 
 #include <doctest/doctest.h>
 #include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
-#include <map>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <set>
 #include <thread>
 
+#include "base/log.h"
 #include "control/clock.h"
 #include "control/ids.h"
 #include "control/openapi.h"
@@ -148,7 +155,7 @@ TEST_CASE("limits have codes of their own") {
 }
 
 TEST_CASE("a machine that does not start is an answer, not a hang") {
-  Fixture fixture({}, false);
+  Fixture fixture({}, Behaviour::kFailsToStart);
   Socket socket(fixture, kCreate);
   CHECK(socket.status == 500);
   CHECK(socket.problem["code"] == "SANDBOX_START_FAILED");
@@ -197,12 +204,208 @@ TEST_CASE("what does not exist yet says so") {
   CHECK(fixture.request(http::verb::get, "/").body["code"] == "NOT_FOUND");
 }
 
-TEST_CASE("the description is JSON and names every route of the sandbox host") {
+TEST_CASE("the description lists every route there is, and no other") {
   Fixture fixture;
   json document = fixture.request(http::verb::get, "/openapi.json").body;
-  CHECK(document == json::parse(openapi_document()));
   CHECK(document["openapi"] == "3.1.0");
-  for (const char* path : {"/api/v3/sandboxes/create", "/api/v3/sandbox/{id}/connect",
-                           "/api/v3/sandbox/{id}", "/api/v2/sandboxes"})
-    CHECK(document["paths"].contains(path));
+  std::set<std::string> described, there;
+  for (const auto& [path, item] : document["paths"].items())
+    for (const auto& [method, operation] : item.items()) {
+      if (method == "parameters") continue;
+      described.insert(method + " " + path);
+      CHECK_FALSE(operation["summary"].get<std::string>().empty());
+      CHECK(operation["responses"].contains("default"));
+    }
+  for (const RouteInfo& route : route_infos()) {
+    std::string method = route.method;
+    for (char& c : method) c = static_cast<char>(c | 0x20);
+    there.insert(method + " " + route.path);
+  }
+  CHECK(described == there);
+  CHECK(there.size() == route_infos().size());
+}
+
+TEST_CASE("every route answers, errors as {code, message}; other methods are refused") {
+  Fixture fixture;
+  Socket socket(fixture, kCreate);
+  std::set<std::string> codes;
+  for (const RouteInfo& route : route_infos()) {
+    std::string path = route.path;
+    // Last those that end it.
+    if (route.method == std::string("DELETE") && path.find("{id}") != std::string::npos) continue;
+    for (auto [name, value] : {std::pair{"{id}", socket.id}, {"{slug}", std::string("x")}})
+      if (size_t at = path.find(name); at != std::string::npos)
+        path.replace(at, std::strlen(name), value);
+    CAPTURE(path);
+    Fixture::Answer answer = fixture.request(http::string_to_verb(route.method), path, "{}");
+    if (answer.status != 200) {
+      CHECK(answer.body.size() == 2);
+      CHECK(answer.body["message"].is_string());
+      codes.insert(answer.body["code"].get<std::string>());
+    }
+    Fixture::Answer other = fixture.request(http::verb::put, path, "{}");
+    CHECK(other.status == 405);
+    CHECK(other.body["code"] == "METHOD_NOT_ALLOWED");
+    // Whoever has no token learns nothing, and not even which routes there are.
+    if (path.starts_with("/api/"))
+      for (http::verb verb : {http::string_to_verb(route.method), http::verb::put})
+        CHECK(fixture.request(verb, path, "{}", "x").body["code"] == "INVALID_TOKEN");
+  }
+  CHECK(codes == std::set<std::string>{"INVALID_BODY", "NOT_SUPPORTED", "UPGRADE_REQUIRED"});
+}
+
+TEST_CASE("a path is taken as it is: nothing in it leads elsewhere") {
+  Fixture fixture;
+  Socket socket(fixture, kCreate);
+  for (const char* id : {"..", "../", "%2e%2e", "..%2f..%2fetc", "sbx_loc_../../../../../etc00",
+                         "sbx_loc_%2e%2e%2f00000000000", "sbx_loc_0000000000000000000%00"}) {
+    CAPTURE(id);
+    Fixture::Answer answer =
+        fixture.request(http::verb::delete_, std::string("/api/v3/sandbox/") + id);
+    CHECK(answer.status == 404);
+    Socket other(fixture, std::string("/api/v3/sandbox/") + id + "/connect");
+    CHECK(other.status == 404);
+  }
+  CHECK(socket.call(1, "echo", 1)["result"]["ok"] == 1);
+}
+
+TEST_CASE("limits of the whole server have codes of their own") {
+  Config config;
+  config.max_total_sandboxes = 2;
+  config.max_total_memory_mb = 3000;
+  Fixture fixture(config);
+  Socket first(fixture, kCreate, json{{"memory_mb", 2000}});
+  REQUIRE(first.status == 101);
+  Socket large(fixture, kCreate, json{{"memory_mb", 1001}}, fixture.other_token);
+  CHECK(large.status == 503);
+  CHECK(large.problem["code"] == "MEMORY_LIMIT_REACHED");
+  Socket second(fixture, kCreate, json{{"memory_mb", 1000}}, fixture.other_token);
+  CHECK(second.status == 101);
+  Socket third(fixture, kCreate, json{{"memory_mb", 256}}, fixture.other_token);
+  CHECK(third.status == 503);
+  CHECK(third.problem["code"] == "SERVER_LIMIT_REACHED");
+}
+
+TEST_CASE("a personal token works in the organisations it is for, named in X-Deno-Org") {
+  Fixture fixture;
+  std::string personal =
+      create_token(fixture.store, true, "", {"local", "other"}, wall_ms() + 100'000).text;
+  Socket own(fixture, kCreate);
+  auto list = [&](const std::string& org) {
+    return fixture.request(http::verb::get, "/api/v2/sandboxes", "", personal, org);
+  };
+  CHECK(list("local").body.size() == 1);
+  CHECK(list("other").body.empty());
+  CHECK(list("third").body["code"] == "ORGANIZATION_NOT_FOUND");
+  CHECK(list("").body["code"] == "MISSING_ORG");
+  std::string short_lived = create_token(fixture.store, false, "", {"local"}, wall_ms() + 200).text;
+  CHECK(fixture.request(http::verb::get, "/api/v2/sandboxes", "", short_lived).status == 200);
+  std::this_thread::sleep_for(std::chrono::milliseconds(250));
+  Fixture::Answer expired = fixture.request(http::verb::get, "/api/v2/sandboxes", "", short_lived);
+  CHECK(expired.status == 401);
+  CHECK(expired.body["code"] == "INVALID_TOKEN");
+}
+
+TEST_CASE("deadlines are on the clock that counts sleep") {
+  Fixture fixture;
+  auto boot_timers = [] {
+    int count = 0;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fdinfo")) {
+      std::ifstream file(entry.path());
+      std::string text((std::istreambuf_iterator<char>(file)), {});
+      // CLOCK_BOOTTIME is 7, and a timer that is set has some time left.
+      count += text.find("clockid: 7\n") != std::string::npos &&
+               text.find("it_value: (0, 0)") == std::string::npos;
+    }
+    return count;
+  };
+  CHECK(boot_timers() == 0);
+  Socket timed(fixture, kCreate, json{{"stop_at_ms", wall_ms() + 60'000}});
+  Socket session(fixture, kCreate);
+  CHECK(boot_timers() == 1);
+  fixture.request(http::verb::patch, "/api/v3/sandbox/" + session.id,
+                  json{{"stop_at_ms", wall_ms() + 60'000}}.dump());
+  CHECK(boot_timers() == 2);
+}
+
+TEST_CASE("moving a session's deadline makes it outlive its creator; one in the past ends it") {
+  Fixture fixture;
+  Socket socket(fixture, kCreate);
+  std::string path = "/api/v3/sandbox/" + socket.id;
+  fixture.request(http::verb::patch, path, json{{"stop_at_ms", wall_ms() + 60'000}}.dump());
+  socket.close();
+  Socket second(fixture, path + "/connect");
+  REQUIRE(second.status == 101);
+  CHECK(fixture.request(http::verb::patch, path, R"({"stop_at_ms":1})").status == 200);
+  CHECK(second.closed() == 1001);
+}
+
+// Standard error, where the log goes, in a file while this lives.
+class CapturedLog {
+ public:
+  CapturedLog() : saved_(::dup(2)), file_(::memfd_create("log", MFD_CLOEXEC)) {
+    REQUIRE(::dup2(file_, 2) == 2);
+    hutch::set_log_level(hutch::LogLevel::kDebug);
+  }
+  ~CapturedLog() {
+    hutch::set_log_level(hutch::LogLevel::kWarning);
+    ::dup2(saved_, 2);
+    ::close(saved_);
+    ::close(file_);
+  }
+  CapturedLog(const CapturedLog&) = delete;
+  CapturedLog& operator=(const CapturedLog&) = delete;
+  std::string text() const {
+    std::string text(1 << 20, '\0');
+    ssize_t size = ::pread(file_, text.data(), text.size(), 0);
+    text.resize(size < 0 ? 0 : static_cast<size_t>(size));
+    return text;
+  }
+
+ private:
+  int saved_, file_;
+};
+
+TEST_CASE("no token, secret, variable, label, body or message is in the log of a run") {
+  std::string log, id;
+  std::vector<std::string> planted;
+  {
+    CapturedLog captured;
+    Fixture fixture;
+    planted = {fixture.token,      fixture.other_token, "planted-secret",  "planted-variable",
+               "planted-label",    "planted-body",      "planted-message", "planted-query",
+               "planted-nonsense", "planted-wrong",     "planted-config",  "planted-allowed"};
+    planted.push_back(fixture.token.substr(4, 16));
+    Socket socket(fixture, kCreate, json{{"labels", {{"planted-label", "planted-label"}}}});
+    id = socket.id;
+    socket.call(0, "envSet", {{"key", "planted-variable"}, {"value", "planted-variable"}});
+    socket.send(R"({"jsonrpc":"2.0","id":1,"method":"nonsense","params":"planted-nonsense"})");
+    socket.send("planted-message that is no JSON");
+    Socket secrets(
+        fixture, kCreate,
+        json{
+            {"secrets", {{"KEY", {{"hosts", {"planted-allowed"}}, {"value", "planted-secret"}}}}}});
+    Socket allowed(fixture, kCreate, json{{"allow_net", {"planted-allowed"}}});
+    Socket wrong(fixture, kCreate, json{{"memory_mb", "planted-config"}});
+    fixture.request(http::verb::get, "/api/v2/sandboxes?token=planted-query");
+    fixture.request(http::verb::post, "/api/v2/volumes",
+                    json{{"token", fixture.token}, {"slug", "planted-body"}}.dump());
+    fixture.request(http::verb::patch, "/api/v3/sandbox/" + id, "planted-body");
+    fixture.request(http::verb::get, "/planted-query/" + fixture.token);
+    fixture.request(http::verb::get, "/api/v2/sandboxes", "", "planted-wrong");
+    Socket stranger(fixture, kCreate, nullptr, "ddo_planted-wrong");
+    Socket starts(fixture, "/api/v3/sandbox/" + id + "/connect?planted-query");
+    Fixture broken({}, Behaviour::kFailsToStart);
+    Socket failed(broken, kCreate, json{{"labels", {{"planted-label", "x"}}}});
+    fixture.request(http::verb::delete_, "/api/v3/sandbox/" + id);
+    log = captured.text();
+  }
+  // It is the log of this run.
+  CHECK(log.find(id) != std::string::npos);
+  CHECK(log.find("is dropped") != std::string::npos);
+  CHECK(log.find("did not start") == std::string::npos);
+  for (const std::string& value : planted) {
+    CAPTURE(value);
+    CHECK(log.find(value) == std::string::npos);
+  }
 }

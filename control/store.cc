@@ -157,6 +157,10 @@ void Store::execute(const char* sql) {
     fail(database_, "using the database");
 }
 
+void Store::check() const {
+  Statement(database_, "SELECT count(*) FROM organisations").step();
+}
+
 int64_t Store::organisation_id(const std::string& slug) {
   Statement(database_, "INSERT INTO organisations (slug) VALUES (?) ON CONFLICT DO NOTHING")
       .bind(slug)

@@ -46,6 +46,8 @@ class Store {
   Store(const Store&) = delete;
   Store& operator=(const Store&) = delete;
 
+  // Throws when the database does not answer.
+  void check() const;
   // Makes organisations that are missing.
   int64_t add_token(const TokenHash& hash, bool personal, const std::string& name,
                     const std::vector<std::string>& organisations, int64_t created_ms,

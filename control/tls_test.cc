@@ -107,7 +107,7 @@ void use(Fixture& fixture, Client& client) {
 TEST_CASE("clients that trust our authority use HTTP and WebSockets over TLS") {
   Folder folder;
   CertificateFiles files = self_made_certificates(folder.path + "/tls", kNames, wall_ms() / 1000);
-  Fixture fixture({}, true, tls_of(files));
+  Fixture fixture({}, Behaviour::kEchoes, tls_of(files));
   for (const char* name : {"127.0.0.1", "localhost", "::1"}) {
     Client client(files.authority, name);
     use(fixture, client);
@@ -118,7 +118,7 @@ TEST_CASE("a certificate of another authority, for another name or past its time
   Folder folder;
   CertificateFiles own = self_made_certificates(folder.path + "/own", kNames, wall_ms() / 1000);
   CertificateFiles other = self_made_certificates(folder.path + "/other", kNames, wall_ms() / 1000);
-  Fixture fixture({}, true, tls_of(own));
+  Fixture fixture({}, Behaviour::kEchoes, tls_of(own));
   Client stranger(other.authority);
   CHECK_FALSE(stranger.connect(fixture).has_value());
   CHECK(stranger.error.message().find("certificate verify failed") != std::string::npos);
@@ -127,7 +127,7 @@ TEST_CASE("a certificate of another authority, for another name or past its time
   // What was valid a hundred days ago.
   CertificateFiles old =
       self_made_certificates(folder.path + "/old", kNames, wall_ms() / 1000 - 100 * kDay);
-  Fixture late({}, true, tls_of(old));
+  Fixture late({}, Behaviour::kEchoes, tls_of(old));
   Client client(old.authority);
   CHECK_FALSE(client.connect(late).has_value());
   // And the server goes on.
@@ -140,7 +140,7 @@ TEST_CASE("below TLS 1.2 there is no connection") {
   CertificateFiles files = self_made_certificates(folder.path + "/tls", kNames, wall_ms() / 1000);
   ssl::context server = make_tls_context(files.certificate, files.key);
   CHECK(SSL_CTX_get_min_proto_version(server.native_handle()) == TLS1_2_VERSION);
-  Fixture fixture({}, true, tls_of(files));
+  Fixture fixture({}, Behaviour::kEchoes, tls_of(files));
   for (int version : {TLS1_VERSION, TLS1_1_VERSION, TLS1_2_VERSION, TLS1_3_VERSION}) {
     Client client(files.authority);
     SSL_CTX* context = client.context.native_handle();
@@ -156,7 +156,7 @@ TEST_CASE("below TLS 1.2 there is no connection") {
 TEST_CASE("http/1.1 is what the server speaks; a client that insists on another is refused") {
   Folder folder;
   CertificateFiles files = self_made_certificates(folder.path + "/tls", kNames, wall_ms() / 1000);
-  Fixture fixture({}, true, tls_of(files));
+  Fixture fixture({}, Behaviour::kEchoes, tls_of(files));
   auto chosen = [&](const std::string& offer) -> std::optional<std::string> {
     Client client(files.authority);
     REQUIRE(SSL_CTX_set_alpn_protos(client.context.native_handle(),
@@ -210,7 +210,8 @@ TEST_CASE("a renewed certificate is used without a restart, and a broken one is 
   Folder folder;
   auto files = std::make_shared<CertificateFiles>(
       self_made_certificates(folder.path + "/one", kNames, wall_ms() / 1000));
-  Fixture fixture({}, true, [files] { return make_tls_context(files->certificate, files->key); });
+  Fixture fixture({}, Behaviour::kEchoes,
+                  [files] { return make_tls_context(files->certificate, files->key); });
   Client one(files->authority);
   use(fixture, one);
   *files = self_made_certificates(folder.path + "/two", kNames, wall_ms() / 1000);

@@ -3,11 +3,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "control/artefacts.h"
 #include "control/clock.h"
 #include "control/config.h"
 #include "control/data_folder.h"
@@ -18,6 +22,7 @@
 #include "control/tokens.h"
 
 using namespace hutch::control;
+namespace serve_options = hutch::serve_options;
 
 namespace {
 
@@ -60,13 +65,14 @@ TEST_CASE("a TOML file sets keys; what is wrong in it is named") {
   apply_toml(config, "port = 80\nlisten = \"0.0.0.0\"\n", "f.toml");
   CHECK(config.port == 80);
   CHECK(config.listen == "0.0.0.0");
-  for (auto [text, expected] : std::initializer_list<std::pair<const char*, const char*>>{
+  for (const auto& [wrong, expected] : std::initializer_list<std::pair<const char*, const char*>>{
            {"prot = 1", "there is no key prot"},
            {"[table]\nport = 1", "there is no key table"},
            {"port = \"1\"", "port wants a whole number"},
            {"listen = 1", "listen wants a text"},
            {"port = 70000", "it may be 1 to 65535"},
            {"port = ", "line 1"}}) {
+    std::string text = wrong;
     CAPTURE(text);
     std::string message;
     try {
@@ -76,6 +82,65 @@ TEST_CASE("a TOML file sets keys; what is wrong in it is named") {
     }
     CHECK(message.find("f.toml: ") == 0);
     CHECK(message.find(expected) != std::string::npos);
+  }
+}
+
+TEST_CASE("every key of the file is a flag, and the flag comes after the file") {
+  char folder[] = "/tmp/hutch-config-XXXXXX";
+  REQUIRE(::mkdtemp(folder) != nullptr);
+  std::string path = std::string(folder) + "/f.toml";
+  auto text_of = [](const ConfigKey& key) -> std::string {
+    // Values that are allowed together.
+    static const std::map<std::string_view, std::string> kTexts{
+        {"listen", "192.0.2.1"}, {"public_url", "https://a"},
+        {"region", "ams"},       {"default_egress", "none"},
+        {"tls_cert", ""},        {"tls_key", ""}};
+    auto found = kTexts.find(key.name);
+    return found == kTexts.end() ? "/" + std::string(key.name) : found->second;
+  };
+  for (const ConfigKey& key : serve_options::config_keys()) {
+    CAPTURE(key.name);
+    bool is_text = std::holds_alternative<std::string Config::*>(key.member);
+    bool is_switch = std::holds_alternative<bool Config::*>(key.member);
+    // The order of the memory keys has to hold.
+    int64_t number = key.name.starts_with("memory_") ? key.low + 1152 : key.low + 1;
+    if (key.name == "memory_min_mb") number = 128;
+    std::string value = is_text     ? "\"" + text_of(key) + "\""
+                        : is_switch ? "true"
+                                    : std::to_string(number);
+    auto holds = [&](const Config& config) {
+      if (is_text) return config.*std::get<std::string Config::*>(key.member) == text_of(key);
+      if (is_switch) return config.*std::get<bool Config::*>(key.member);
+      return config.*std::get<int64_t Config::*>(key.member) == number;
+    };
+    std::ofstream(path) << "data_folder = \"/d\"\n"
+                        << (key.name == "data_folder" ? "" : std::string(key.name) + " = " + value);
+    auto load = [&](std::vector<std::string> words) {
+      CLI::App app;
+      serve_options::ServeVerb verb = serve_options::add_serve(app);
+      words.insert(words.begin(), {"serve", "--config", path});
+      std::reverse(words.begin(), words.end());
+      app.parse(words);
+      return load_config(verb.arguments->config);
+    };
+    if (key.name != "data_folder") CHECK(holds(load({})));
+    std::ofstream(path) << "data_folder = \"/d\"\nport = 9999\n";
+    std::vector<std::string> words{serve_options::flag_name(key.name)};
+    if (!is_switch) words.push_back(is_text ? text_of(key) : std::to_string(number));
+    CHECK(holds(load(words)));
+  }
+  CHECK_FALSE(serve_options::config_keys().empty());
+  std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("no sandbox starts where too little disk is left") {
+  CHECK_NOTHROW(check_free_space("/tmp", 0));
+  try {
+    check_free_space("/tmp", int64_t{1} << 30);
+    FAIL("it has no such space");
+  } catch (const Problem& problem) {
+    CHECK(problem.status() == 503);
+    CHECK(problem.code() == "DISK_LIMIT_REACHED");
   }
 }
 
@@ -93,6 +158,7 @@ TEST_CASE("keys that contradict each other are refused") {
   };
   CHECK_FALSE(refused([](Config&) {}));
   CHECK(refused([](Config& c) { c.listen = "localhost"; }));
+  CHECK(refused([](Config& c) { c.default_egress = "all"; }));
   CHECK(refused([](Config& c) { c.region = "LOC"; }));
   CHECK(refused([](Config& c) { c.tls_cert = "x"; }));
   CHECK(refused([](Config& c) { c.tls_cert = c.tls_key = "x", c.tls_self_made = true; }));

@@ -4,6 +4,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/beast/websocket.hpp>
 #include <boost/beast/websocket/ssl.hpp>
+#include <chrono>
 #include <deque>
 
 #include "base/log.h"
@@ -25,6 +26,7 @@ constexpr size_t kMaxReason = 120;
 // A client that does not answer a close gets this long.
 constexpr std::chrono::seconds kCloseTime{5};
 constexpr std::chrono::seconds kHandshakeTime{30};
+constexpr int kPingsPerTimeout = 4;
 constexpr uint16_t kServiceEnded = 1011;
 
 template <typename Stream>
@@ -34,7 +36,8 @@ class WebSocketSession final : public Session,
                                public std::enable_shared_from_this<WebSocketSession<Stream>> {
  public:
   WebSocketSession(Stream stream, HttpRequest request, std::shared_ptr<Sandbox> sandbox,
-                   bool creator, std::string trace_id, std::shared_ptr<void> done)
+                   bool creator, std::string trace_id, std::shared_ptr<void> done,
+                   std::chrono::seconds client_timeout)
       : socket_(std::move(stream)),
         request_(std::move(request)),
         sandbox_(std::move(sandbox)),
@@ -43,7 +46,9 @@ class WebSocketSession final : public Session,
         done_(std::move(done)),
         base_(new_stream_base()),
         relay_(base_, *this),
-        close_timer_(socket_.get_executor()) {}
+        client_timeout_(client_timeout),
+        close_timer_(socket_.get_executor()),
+        ping_timer_(socket_.get_executor()) {}
   ~WebSocketSession() { sandbox_->remove_session(*this); }
 
   void run() {
@@ -64,6 +69,7 @@ class WebSocketSession final : public Session,
     socket_.read_message_max(kMaxMessageToGuest);
     socket_.auto_fragment(false);
     socket_.text(true);
+    socket_.control_callback([this](websocket::frame_type, std::string_view) { heard(); });
     socket_.async_accept(request_, [self = self()](error_code error) {
       self->request_ = {};
       if (error) return self->finish();
@@ -107,6 +113,8 @@ class WebSocketSession final : public Session,
 
   void accepted() {
     accepted_ = true;
+    heard();
+    watch_client();
     if (closing_) return send_close();
     try {
       channel_ = sandbox_->open_channel(*this, base_);
@@ -116,9 +124,40 @@ class WebSocketSession final : public Session,
     read();
   }
 
+  void heard() { last_heard_ = std::chrono::steady_clock::now(); }
+
+  // A client that has vanished closes nothing. It answers pings as long as it is there: its library
+  // does, whatever its program does.
+  void watch_client() {
+    ping_timer_.expires_after(client_timeout_ / kPingsPerTimeout);
+    ping_timer_.async_wait([self = self()](error_code error) {
+      if (error || self->closing_) return;
+      self->check_client();
+    });
+  }
+
+  void check_client() {
+    // While the guest takes nothing we do not read, and so hear nothing; the kernel's timeout of
+    // what is not acknowledged holds then.
+    if (!reading_) heard();
+    if (std::chrono::steady_clock::now() - last_heard_ >= client_timeout_) {
+      log_info("{}: a client is silent, pings included, and given up", sandbox_->id());
+      return finish();
+    }
+    if (!pinging_) {
+      pinging_ = true;
+      socket_.async_ping({}, [self = self()](error_code error) {
+        self->pinging_ = false;
+        if (error && !self->closing_) self->finish();
+      });
+    }
+    watch_client();
+  }
+
   void read() {
     socket_.async_read_some(asio::buffer(input_), [self = self()](error_code error, size_t size) {
       if (error) return self->finish();
+      self->heard();
       if (self->closing_) return self->read();
       self->relay_.from_client(std::string_view(self->input_.data(), size),
                                self->socket_.is_message_done());
@@ -176,6 +215,7 @@ class WebSocketSession final : public Session,
   void start_close(uint16_t code, std::string_view reason) {
     if (closing_) return;
     closing_ = true;
+    ping_timer_.cancel();
     reason_ = websocket::close_reason(websocket::close_code(code),
                                       std::string(reason.substr(0, kMaxReason)));
     outgoing_.clear();
@@ -201,6 +241,7 @@ class WebSocketSession final : public Session,
     finished_ = true;
     closing_ = true;
     close_timer_.cancel();
+    ping_timer_.cancel();
     channel_.reset();
     waiting_.clear();
     beast::get_lowest_layer(socket_).close();
@@ -229,30 +270,35 @@ class WebSocketSession final : public Session,
   bool pong_due_ = false;
   bool told_dropped_ = false;
   websocket::close_reason reason_;
-  asio::steady_timer close_timer_;
+  std::chrono::milliseconds client_timeout_;
+  std::chrono::steady_clock::time_point last_heard_;
+  bool pinging_ = false;
+  asio::steady_timer close_timer_, ping_timer_;
 };
 
 template <typename Stream>
 void run(Stream stream, HttpRequest request, std::shared_ptr<Sandbox> sandbox, bool creator,
-         std::string trace_id, std::shared_ptr<void> done) {
+         std::string trace_id, std::shared_ptr<void> done, std::chrono::seconds client_timeout) {
   std::make_shared<WebSocketSession<Stream>>(std::move(stream), std::move(request),
                                              std::move(sandbox), creator, std::move(trace_id),
-                                             std::move(done))
+                                             std::move(done), client_timeout)
       ->run();
 }
 
 }  // namespace
 
 void run_websocket(PlainStream stream, HttpRequest request, std::shared_ptr<Sandbox> sandbox,
-                   bool creator, std::string trace_id, std::shared_ptr<void> done) {
+                   bool creator, std::string trace_id, std::shared_ptr<void> done,
+                   std::chrono::seconds client_timeout) {
   run(std::move(stream), std::move(request), std::move(sandbox), creator, std::move(trace_id),
-      std::move(done));
+      std::move(done), client_timeout);
 }
 
 void run_websocket(TlsStream stream, HttpRequest request, std::shared_ptr<Sandbox> sandbox,
-                   bool creator, std::string trace_id, std::shared_ptr<void> done) {
+                   bool creator, std::string trace_id, std::shared_ptr<void> done,
+                   std::chrono::seconds client_timeout) {
   run(std::move(stream), std::move(request), std::move(sandbox), creator, std::move(trace_id),
-      std::move(done));
+      std::move(done), client_timeout);
 }
 
 }  // namespace hutch::control

@@ -10,7 +10,7 @@ import sys
 
 FLOORS = [
     ["base"],
-    ["memory", "protocol"],
+    ["memory", "protocol", "serve-options"],
     ["kvm", "bus"],
     ["virtio", "devices", "boot", "net"],
     ["vmm", "broker", "jail"],
@@ -18,8 +18,9 @@ FLOORS = [
 ]
 # Beside the house; what each may include.
 BESIDE = {"guest-agent": {"base", "protocol"}}
-# Floor 5 reaches the VMM only through protocol/.
-ONLY = {room: {"base", "protocol"} for room in FLOORS[5]}
+# Floor 5 reaches the VMM only through protocol/, and its own rooms share serve-options/ alone.
+ONLY = {"control": {"base", "protocol", "serve-options"}, "cli": {"base", "protocol", "serve-options"},
+        "lib": {"base", "protocol"}}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
 
 

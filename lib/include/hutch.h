@@ -289,7 +289,7 @@ typedef struct hutch_process_options {
   int terminal;                   /* give it a terminal; all output is stream 1 */
   int open_input;                 /* 0: standard input is /dev/null */
   uint16_t rows, columns;         /* of the terminal */
-  int agent_program; /* run the agent's own program; arguments[0] names the service, such as "rpc" */
+  int agent_program;              /* run the agent's own program; arguments[0] is its mode: "rpc" */
 } hutch_process_options;
 
 /* Starts a process: STARTED, then OUTPUT, OUTPUT_END and EXITED follow, or FAILED alone. EXITED

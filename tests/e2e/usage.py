@@ -8,7 +8,7 @@ import subprocess
 import harness
 from harness import hutch, run
 
-VERBS = ["run", "doctor", "machine", "version", "completion"]
+VERBS = ["run", "serve", "env", "token", "doctor", "machine", "version", "completion"]
 
 
 def wrong_usage(tap):
@@ -35,7 +35,7 @@ def texts(tap):
         tap.check("in lines of at most 110 columns", max(map(len, text.splitlines())) <= 110, text)
     version = json.loads(hutch("version", "--json").text)
     tap.equal("version", hutch("version").text, f"hutch {version['version']}\n")
-    for page in ("hutch", "hutch-run", "hutch-doctor", "hutch-machine"):
+    for page in ("hutch", "hutch-run", "hutch-serve", "hutch-env", "hutch-token", "hutch-doctor", "hutch-machine"):
         text = hutch("man", page).text
         tap.check(f"{page}(1) has its sections", all(f".SH {title}" in text for title in ("NAME", "SYNOPSIS", "OPTIONS", "EXAMPLES")), text[:500])
         warnings = run("groff", "-man", "-Tutf8", "-ww", "-z", stdin=text.encode()).errors
@@ -57,6 +57,8 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
     tap.equal("bash completes verbs", complete("ma"), ["machine"])
     tap.equal("and theirs", complete("machine", "st"), ["start", "stop", "status"])
     tap.equal("and options", complete("run", "--mem"), ["--memory"])
+    tap.equal("the server's too", complete("serve", "--tls"), ["--tls-cert", "--tls-key", "--tls-self-made"])
+    tap.equal("and its verbs'", complete("token", "create", "--or"), ["--org"])
     tap.equal("behind the value of an option too", complete("run", "--memory", "1GiB", "--tim"), ["--timeout", "--timings"])
     tap.equal("but not those of a command", complete("run", "--", "ls", "--mem"), [])
     for shell in ("zsh", "fish"):

@@ -1,0 +1,133 @@
+#include "serve-options/verbs.h"
+
+#include <fmt/format.h>
+
+namespace hutch::serve_options {
+namespace {
+
+std::string description(const ConfigKey& key) {
+  Config defaults;
+  if (const auto* text = std::get_if<std::string Config::*>(&key.member)) {
+    const std::string& value = defaults.*(*text);
+    return value.empty() ? key.description : fmt::format("{} (default {})", key.description, value);
+  }
+  if (std::holds_alternative<bool Config::*>(key.member)) return key.description;
+  return fmt::format("{} (default {})", key.description,
+                     defaults.*std::get<int64_t Config::*>(key.member));
+}
+
+void add_flag(CLI::App& verb, ConfigFlags& flags, const ConfigKey& key) {
+  std::string name = flag_name(key.name);
+  auto set = [&flags](auto member) {
+    return [&flags, member](const auto& value) {
+      flags.changes.push_back([=](Config& config) { config.*member = value; });
+    };
+  };
+  if (const auto* text = std::get_if<std::string Config::*>(&key.member)) {
+    verb.add_option_function<std::string>(name, set(*text), description(key))
+        ->type_name(key.value_name);
+  } else if (const auto* on = std::get_if<bool Config::*>(&key.member)) {
+    verb.add_flag_callback(
+        name, [change = set(*on)] { change(true); }, description(key));
+  } else {
+    verb.add_option_function<int64_t>(name, set(std::get<int64_t Config::*>(key.member)),
+                                      description(key))
+        ->type_name(key.value_name)
+        ->check(CLI::Range(key.low, key.high).description(""));
+  }
+}
+
+// The verb's options write to what `arguments` points to: it lives as long as the verb.
+void keep(CLI::App& verb, std::shared_ptr<void> arguments) {
+  verb.preparse_callback([arguments = std::move(arguments)](size_t) {});
+}
+
+// --config and, of the keys, all or only --data-folder. `flags` must outlive the verb.
+void add_config(CLI::App& verb, ConfigFlags& flags, bool all) {
+  verb.add_option("--config", flags.file,
+                  all ? "Read the configuration from this TOML file; its keys are the flags "
+                        "below, with underscores (default ~/.config/hutch/serve.toml, if there is "
+                        "one)"
+                      : "The server's configuration (default ~/.config/hutch/serve.toml, if there "
+                        "is one)")
+      ->type_name("FILE");
+  for (const ConfigKey& key : config_keys())
+    if (all || key.name == "data_folder") add_flag(verb, flags, key);
+}
+
+}  // namespace
+
+ServeVerb add_serve(CLI::App& parent) {
+  ServeVerb verb{
+      parent.add_subcommand(
+          "serve", "Serve sandboxes to the client @deno/sandbox; prints the variables it needs"),
+      std::make_shared<ServeArguments>()};
+  keep(*verb.app, verb.arguments);
+  add_config(*verb.app, verb.arguments->config, true);
+  // For hutch, which forwards the port where the server runs in the emulated machine.
+  verb.app
+      ->add_flag("--print-address", verb.arguments->print_address,
+                 "Print ADDRESS and PORT, and end")
+      ->group("");
+  verb.app->footer(
+      "Examples:\n  hutch serve\n  hutch serve --tls-self-made --port 8443\n"
+      "  hutch serve --tls-cert cert.pem --tls-key key.pem --listen 0.0.0.0\n"
+      "  eval \"$(hutch env)\" && node main.mjs\n\n"
+      "Prints the block of variables and then `ready` on standard output, and logs on standard "
+      "error.\nSIGINT or SIGTERM ends all sandboxes and then the server.");
+  return verb;
+}
+
+EnvVerb add_env(CLI::App& parent) {
+  EnvVerb verb{parent.add_subcommand("env", "Print the variables that lead a client to the server"),
+               std::make_shared<ConfigFlags>()};
+  keep(*verb.app, verb.config);
+  add_config(*verb.app, *verb.config, false);
+  verb.app->footer("Examples:\n  hutch env\n  eval \"$(hutch env)\"");
+  return verb;
+}
+
+TokenVerb add_token(CLI::App& parent) {
+  TokenVerb verb{parent.add_subcommand("token", "Make, list and revoke access tokens"), nullptr,
+                 nullptr, nullptr, std::make_shared<TokenArguments>()};
+  TokenArguments& arguments = *verb.arguments;
+  keep(*verb.app, verb.arguments);
+  verb.app->require_subcommand(1);
+  verb.app->footer(
+      "Examples:\n  hutch token create --name ci --expires 30d\n  hutch token list\n"
+      "  hutch token revoke 3");
+
+  verb.create = verb.app->add_subcommand("create", "Make a token and print it");
+  add_config(*verb.create, arguments.config, false);
+  verb.create
+      ->add_option("--org", arguments.organisations,
+                   "Organisation that it is for, made when it is new (default local). Repeatable "
+                   "for a personal token")
+      ->type_name("SLUG")
+      ->expected(1)
+      ->take_all();
+  verb.create->add_flag("--personal", arguments.personal,
+                        "A token ddp_ for a person, who names the organisation with each request");
+  verb.create->add_option("--name", arguments.name, "What it is for, to find it in the list")
+      ->type_name("TEXT");
+  verb.create
+      ->add_option("--expires", arguments.expires,
+                   "Valid for this time, such as 12h or 30d (default: until it is revoked)")
+      ->type_name("TIME");
+  verb.create->footer(
+      "Examples:\n  hutch token create --org example --name ci --expires 30d\n"
+      "  hutch token create --personal --org example --org other");
+
+  verb.list = verb.app->add_subcommand("list", "List the tokens, without their text");
+  add_config(*verb.list, arguments.config, false);
+  verb.list->add_flag("--json", arguments.json, "As JSON");
+  verb.list->footer("Example:\n  hutch token list --json");
+
+  verb.revoke = verb.app->add_subcommand("revoke", "Make a token invalid at once");
+  add_config(*verb.revoke, arguments.config, false);
+  verb.revoke->add_option("ID", arguments.id, "Its number in the list")->required();
+  verb.revoke->footer("Example:\n  hutch token revoke 3");
+  return verb;
+}
+
+}  // namespace hutch::serve_options

@@ -1,0 +1,57 @@
+// The verbs `serve`, `env` and `token` as a command line: what they can be asked. The program
+// hutch-serve does them; hutch, which runs it, shows them in its help, manual pages and completion.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "serve-options/config.h"
+
+namespace hutch::serve_options {
+
+// What a command line says of the configuration.
+struct ConfigFlags {
+  std::string file;  // --config; empty: the default one
+  std::vector<std::function<void(Config&)>> changes;
+};
+
+// What the flags set is in the other members once the command line has been read. The verbs keep
+// those alive.
+struct ServeArguments {
+  ConfigFlags config;
+  bool print_address = false;
+};
+struct ServeVerb {
+  CLI::App* app;
+  std::shared_ptr<ServeArguments> arguments;
+};
+ServeVerb add_serve(CLI::App& parent);
+
+struct EnvVerb {
+  CLI::App* app;
+  std::shared_ptr<ConfigFlags> config;
+};
+EnvVerb add_env(CLI::App& parent);
+
+struct TokenArguments {
+  ConfigFlags config;
+  // create
+  bool personal = false;
+  std::string name;
+  std::vector<std::string> organisations;
+  std::string expires;
+  // list
+  bool json = false;
+  // revoke
+  int64_t id = 0;
+};
+struct TokenVerb {
+  CLI::App *app, *create, *list, *revoke;
+  std::shared_ptr<TokenArguments> arguments;
+};
+TokenVerb add_token(CLI::App& parent);
+
+}  // namespace hutch::serve_options
