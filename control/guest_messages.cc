@@ -118,6 +118,8 @@ bool GuestMessages::is_ours(const json& number) const {
 }
 
 GuestMessages::Verdict GuestMessages::check(std::string_view document) {
+  // The parser takes a zero byte for the end of the document, and the client does not.
+  if (document.find('\0') != std::string_view::npos) return Verdict::kDrop;
   json message = json::parse(document, nullptr, false);
   if (!message.is_object()) return Verdict::kDrop;
   const json* version = member(message, "jsonrpc");

@@ -348,3 +348,18 @@ TEST_CASE("a long message that is no answer to a call is dropped, and what follo
   CHECK(output.messages.size() == 1);
   CHECK(output.closed == 0);
 }
+
+TEST_CASE("a message with anything behind a zero byte is dropped") {
+  Recorder output;
+  Relay relay(kBase, output);
+  relay.from_client(R"({"id":1,"method":"envSet"})", true);
+  relay.wrote(relay.to_guest().size());
+  std::string good = answer(1, {{"ok", nullptr}});
+  using namespace std::string_literals;
+  for (const std::string& wrong : {good + "\0"s, good + "\0{}"s, "\0"s + good, good + "\0\0 x"s})
+    relay.from_guest(piece(wrong));
+  CHECK(output.messages.empty());
+  CHECK(relay.dropped() == 4);
+  relay.from_guest(piece(good));
+  CHECK(output.messages == std::vector<std::string>{good});
+}
