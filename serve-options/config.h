@@ -10,6 +10,9 @@
 
 namespace hutch::serve_options {
 
+// How long a sandbox may take to answer: 60 s, and 180 s in the emulated machine, as for hutch run.
+int64_t default_boot_timeout_s();
+
 struct Config {
   std::string listen = "127.0.0.1";
   int64_t port = 7777;
@@ -33,7 +36,7 @@ struct Config {
   int64_t max_lifetime_s = 1800;
   int64_t max_connections = 1024;
   int64_t client_timeout_s = 120;
-  int64_t boot_timeout_s = 60;
+  int64_t boot_timeout_s = default_boot_timeout_s();
 };
 
 // A key of the file.

@@ -26,9 +26,14 @@
 namespace hutch::agent::rpc {
 namespace {
 
+// What curl is asked to say of a redirect, and how that line begins.
+constexpr const char* kWriteOut = "%{stderr}\nredirect-url: %{redirect_url}\n";
+constexpr std::string_view kRedirectLine = "\nredirect-url: ";
+
 // A request's body is held until it is whole: a redirect may want it again.
 constexpr size_t kMaxBody = size_t{64} << 20;
 constexpr int kMaxRedirects = 20;
+constexpr size_t kMaxRedirectBody = size_t{4} << 20;
 // Of curl: where it writes the headers.
 constexpr int kHeadDescriptor = 3;
 
@@ -250,7 +255,7 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
                                           "--proto",
                                           "=http,https",
                                           "-w",
-                                          "%{stderr}\n%{redirect_url}",
+                                          kWriteOut,
                                           "-H",
                                           "Expect:"};
     if (request_.method == "HEAD") {
@@ -279,11 +284,13 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
       redirected = request_.follows && is_redirect(response);
       bool has_body = !has_no_body(request_, response.status);
       if (!redirected) answer(response, has_body, encoded(response));
-      // Nobody is shown the body of a redirect: curl may end with it.
-      if (!redirected)
-        HttpReader(body_pipe.reader.get()).read_rest([&](std::string bytes) {
-          return !has_body || writer_->write(std::move(bytes));
-        });
+      // Nobody is shown the body of a redirect, but curl tells where it leads only behind it.
+      size_t unseen = 0;
+      HttpReader(body_pipe.reader.get()).read_rest([&](std::string bytes) {
+        unseen += bytes.size();
+        if (redirected) return unseen <= kMaxRedirectBody;
+        return !has_body || writer_->write(std::move(bytes));
+      });
       if (redirected) change_method(response.status);
     } catch (const Failure& caught) {
       failure = caught;
@@ -293,17 +300,23 @@ class Fetching : public std::enable_shared_from_this<Fetching> {
     std::string text(16384, '\0');
     ssize_t size = ::pread(words.get(), text.data(), text.size(), 0);
     text.resize(static_cast<size_t>(std::max<ssize_t>(size, 0)));
-    // The last line is what -w wrote, what is before it curl's own error.
-    size_t line = std::min(text.rfind('\n'), text.size());
-    std::string next = line < text.size() ? text.substr(line + 1) : "";
+    // curl's own error stands before or behind the line that -w wrote.
+    std::string next;
+    if (size_t line = text.find(kRedirectLine); line != std::string::npos) {
+      size_t begin = line + kRedirectLine.size(),
+             end = std::min(text.find('\n', begin), text.size());
+      next = text.substr(begin, end - begin);
+      text.erase(line, end - line);
+    }
     bool failed = !WIFEXITED(status) || WEXITSTATUS(status) != 0;
     if ((failed && !redirected) || failure) {
-      std::string why = text.substr(0, line);
+      std::string why = text;
       while (!why.empty() && why.back() == '\n') why.pop_back();
       if (why.empty() && failure) throw *failure;
       throw type_error("error sending request for url (" + request_.url + "): " + why);
     }
-    if (redirected && next.empty()) throw type_error("the redirect leads nowhere");
+    if (redirected && next.empty())
+      throw type_error("the redirect leads nowhere, or behind it comes too long a body");
     if (redirected) change_url(next);
     return redirected;
   }

@@ -174,6 +174,13 @@ TEST_CASE("a redirect is followed as the fetch standard says") {
   CHECK(other.request(0).find("secret") == std::string::npos);
   CHECK(other.request(0).find("a/b") == std::string::npos);
 
+  // The body of a redirect is read by nobody, and may be long.
+  Server target({"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"});
+  Server long_one({"HTTP/1.1 302 Found\r\nlocation: " + target.url("/there") +
+                   "\r\ncontent-length: 300000\r\n\r\n" + std::string(300'000, 'x')});
+  response = client.call("fetch", {{"url", long_one.url()}, {"redirect", "follow"}});
+  CHECK(client.wait_stream(response["bodyStreamId"]).bytes == "ok");
+
   std::vector<std::string> loop(25, "HTTP/1.1 302 Found\r\nlocation: /\r\n\r\n");
   Server endless(loop);
   CHECK(client.error("fetch", {{"url", endless.url()}}) == "TypeError");
