@@ -24,11 +24,27 @@ struct StatisticDescriptor {
 };
 static_assert(sizeof(StatisticDescriptor) == 16);
 
+// KVM gives a new vCPU the rate of the time stamp counter that it found when it was loaded. Where
+// it cannot scale the counter, and the processor has turned out faster since, it refuses that rate
+// without a word (Linux 6.1: set_tsc_khz in arch/x86/kvm/x86.c, whose result kvm_arch_vcpu_create
+// drops) and the guest's timers fire minutes late. Setting the same rate again tells.
+Result<void> check_time_stamp_counter(const Fd& vcpu) {
+  int rate = TRY(control(vcpu.get(), KVM_GET_TSC_KHZ, "KVM_GET_TSC_KHZ", 0ul));
+  if (!control(vcpu.get(), KVM_SET_TSC_KHZ, "KVM_SET_TSC_KHZ", static_cast<unsigned long>(rate)))
+    return fail(fmt::format("KVM takes the processor's clock for one of {} kHz, which it is not: "
+                            "timers in guests would not fire",
+                            rate),
+                "load the kernel module kvm again: modprobe -r kvm_amd kvm_intel kvm, then "
+                "modprobe kvm_amd or kvm_intel");
+  return {};
+}
+
 }  // namespace
 
 Result<Vcpu> Vcpu::create(const Kvm& kvm, const Vm& vm, uint32_t index) {
   Fd fd(
       TRY(control(vm.fd(), KVM_CREATE_VCPU, "KVM_CREATE_VCPU", static_cast<unsigned long>(index))));
+  TRY(check_time_stamp_counter(fd));
   void* run = ::mmap(nullptr, kvm.run_size(), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
   if (run == MAP_FAILED) return fail_errno(errno, "mapping a vCPU's run structure");
   return Vcpu(std::move(fd), static_cast<kvm_run*>(run), kvm.run_size());

@@ -74,8 +74,11 @@ class Vcpu {
   // Runs the guest until it exits. Only the thread that owns the vCPU. Spans in the exit are valid
   // until the next run. An Error means that KVM_RUN itself failed.
   Result<VcpuExit> run();
-  // Makes KVM look for an interrupt to inject when it enters the guest next. Only between runs, and
-  // only for the boot processor or one that is running. See Machine::load for who needs it.
+  // Makes KVM look for an interrupt to inject when it enters the guest next. Only between runs of a
+  // processor that has run. For guests that use the PIC: KVM (Linux 6.1: pic_unlock in
+  // arch/x86/kvm/i8259.c) looks when the PIC raises its line, if the local APIC's pin is open then,
+  // but not when the guest opens the pin with the line high. A guest that halts then is woken at
+  // once, for ever.
   Result<void> check_interrupts();
   // Makes the current or next run() return InterruptedExit without entering the guest; the owner's
   // thread must be signalled as well if it may be inside. Any thread.

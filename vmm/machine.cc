@@ -147,10 +147,8 @@ Result<void> Machine::load(protocol::vmm::Start& start) {
   }
   // Other kernels may look for a PIT, or need it where they cannot read MP tables.
   TRY(vm_.create_pit());
-  // KVM (Linux 6.1: pic_unlock in arch/x86/kvm/i8259.c) requests injection when the PIC raises its
-  // line, if the local APIC's pin is open then, but not when the guest opens the pin with the line
-  // high, as Linux may while it sets up its local APIC. Such a guest would halt and be woken at
-  // once forever; so each exit requests it.
+  // Without MP tables Linux opens the local APIC's pin for the PIC with the PIT running, and may
+  // lose a tick (Vcpu::check_interrupts).
   environment_.uses_pic = true;
   TRY(boot::write_mp_table(memory_, parts_));
   for (kvm::Vcpu& vcpu : vcpus_) TRY(set_virtual_wire(vcpu));

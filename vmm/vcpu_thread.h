@@ -29,7 +29,8 @@ struct VcpuEnvironment {
   const GuestMemory& memory;
   Bus& ports;
   Bus& mmio;
-  // Whether the guest may get its interrupts through the PIC: see Machine::load.
+  // Whether the guest may get its interrupts through the PIC: see
+  // Vcpu::check_interrupts.
   bool uses_pic = false;
   // Called on the vCPU's thread once it runs and has not entered the guest; narrows it for good.
   std::function<Result<void>()> narrow;

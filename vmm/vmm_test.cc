@@ -1,8 +1,10 @@
 #include <doctest/doctest.h>
 #include <sys/time.h>
 
+#include <array>
 #include <cstdio>
 #include <map>
+#include <thread>
 
 #include "tests/tiny_guest.h"
 #include "vmm/exit_counters.h"
@@ -61,6 +63,19 @@ guest print
   jmp 2b
 9: .ascii "Kernel panic - not syncing: \033[31mtest\033[0m\r\n\0"
 guest_end print
+
+guest flood
+  mov $FLOOD, %ecx
+  mov $0x3f8, %dx
+  mov $'x', %al
+1: out %al, %dx
+  dec %ecx
+  jnz 1b
+  mov $0xd0001000, %ebx
+  movl $1, (%rbx)
+2: jmp 2b
+guest_end flood
+.set FLOOD, 5000
 
 guest mark
   mov $1, %al
@@ -322,6 +337,7 @@ GUEST(panic)
 GUEST(spin)
 GUEST(fetch_from_device)
 GUEST(print)
+GUEST(flood)
 GUEST(mark)
 GUEST(beyond)
 GUEST(pic)
@@ -368,6 +384,27 @@ TEST_CASE("a reset after a panic message is a panic, with the last console lines
   REQUIRE(run);
   CHECK(run->ended.reason == EndReason::kPanic);
   CHECK(run->ended.console_tail == "Kernel panic - not syncing: test\n");
+}
+
+TEST_CASE("a console's reader that is late misses nothing, the last words neither") {
+  NEEDS_KVM();
+  // A socket takes a few hundred single bytes; the rest waits in the VMM.
+  auto [here, there] = socket_pair(SOCK_STREAM).value();
+  protocol::vmm::Start start;
+  start.console_output = std::move(there);
+  size_t received = 0;
+  std::thread reader([&received, fd = here.get()] {
+    std::array<char, 4096> bytes;
+    timespec pause{0, 200'000'000};
+    ::nanosleep(&pause, nullptr);
+    for (ssize_t count = 0; (count = ::read(fd, bytes.data(), bytes.size())) > 0;)
+      received += static_cast<size_t>(count);
+  });
+  std::optional<TinyRun> run = run_tiny_guest(flood_guest(), std::move(start));
+  reader.join();
+  REQUIRE(run);
+  CHECK(run->ended.reason == EndReason::kPowerOff);
+  CHECK(received == 5000);
 }
 
 TEST_CASE("what KVM cannot run ends with the address and a remedy") {

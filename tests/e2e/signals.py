@@ -23,7 +23,6 @@ def tests(tap):
         process.send_signal(getattr(signal, "SIG" + name))
         text = read_until(process.stdout, b"got " + name.encode(), 30)
         tap.check(f"SIG{name} reaches the command", name.encode() in text, (text, process.poll()))
-    finish_code = None
     # INT came before: this is the second ending, which ends the machine.
     process.send_signal(signal.SIGTERM)
     tap.equal("a second ending signal ends the machine", finish(process, 60), 143)
