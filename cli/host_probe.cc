@@ -42,11 +42,6 @@ std::string cache_name(const std::string& program) {
 
 }  // namespace
 
-bool is_in_machine() {
-  const char* value = std::getenv("HUTCH_IN_MACHINE");
-  return value != nullptr && std::string_view(value) == "1";
-}
-
 Probe probe_host() {
   std::string program = find_program(kVmmProgram);
   ChildResult result = run_child({program, "--probe"}, kProbeTimeout);

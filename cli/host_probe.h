@@ -15,7 +15,5 @@ Probe probe_host();
 // The same, but asks once per boot, per user and per hutch-vmm, and remembers the answer in the
 // runtime folder.
 Probe cached_probe();
-// We run inside the emulated machine (HUTCH_IN_MACHINE=1).
-bool is_in_machine();
 
 }  // namespace hutch::cli

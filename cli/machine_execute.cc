@@ -11,7 +11,6 @@
 
 #include "base/sys.h"
 #include "cli/failure.h"
-#include "cli/host_probe.h"
 #include "cli/machine.h"
 #include "cli/relay.h"
 #include "cli/share.h"

@@ -4,13 +4,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <charconv>
 #include <cstdlib>
 
 #include "base/sys.h"
 #include "cli/failure.h"
 #include "cli/handles.h"
-#include "cli/host_probe.h"
 #include "cli/relay.h"
 #include "cli/run.h"
 #include "cli/share.h"
@@ -20,48 +18,12 @@
 namespace hutch::cli {
 namespace {
 
-// What every guest kernel is told; our agent reads the words that begin with `hutch.`.
-constexpr const char* kQuietWords =
-    "quiet loglevel=4 panic=-1 earlycon=uart8250,io,0x3f8 keep_bootcon 8250.nr_uarts=0 "
-    "console=ttynull tsc=reliable swiotlb=noforce initcall_blacklist=slab_sysfs_init";
 // With --console the kernel speaks on a full serial console.
 constexpr const char* kConsoleWords = "loglevel=7 panic=-1 console=ttyS0";
-constexpr const char* kRootWords = "hutch.root=/dev/vda hutch.layer=/dev/vdb";
 
 constexpr uint64_t kSecond = 1'000'000'000;
-constexpr std::chrono::nanoseconds kBootTime = std::chrono::seconds(60);
-constexpr std::chrono::nanoseconds kEmulatedBootTime = std::chrono::seconds(180);
 // A guest that is asked to power off flushes its disks first.
 constexpr uint64_t kShutdownTime = 20 * kSecond;
-
-// The data extents of the layer template, when the file system that it lies on cannot tell:
-// HUTCH_LAYER_EXTENTS holds pairs OFFSET+SIZE with commas in between.
-std::vector<uint64_t> layer_extents() {
-  std::vector<uint64_t> result;
-  const char* text = std::getenv("HUTCH_LAYER_EXTENTS");
-  if (text == nullptr) return result;
-  const char* end = text + std::string_view(text).size();
-  while (text < end) {
-    uint64_t value = 0;
-    auto [next, error] = std::from_chars(text, end, value);
-    if (error != std::errc() || (next < end && *next != '+' && *next != ','))
-      throw Failure("environment", "HUTCH_LAYER_EXTENTS is not a list of OFFSET+SIZE",
-                    "unset HUTCH_LAYER_EXTENTS");
-    result.push_back(value);
-    text = next + 1;
-  }
-  return result;
-}
-
-// Where private copies of disks are made: HUTCH_SCRATCH, TMPDIR or /var/tmp. In the emulated
-// machine only its memory will do: a file of the host's, seen over 9p, cannot be used without a
-// name.
-std::string scratch_folder() {
-  if (is_in_machine()) return ::access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/run";
-  for (const char* name : {"HUTCH_SCRATCH", "TMPDIR"})
-    if (const char* value = std::getenv(name); value != nullptr && *value != '\0') return value;
-  return "/var/tmp";
-}
 
 std::string existing_file(const std::string& path, const char* what) {
   if (::access(path.c_str(), R_OK) == 0) return path;
@@ -101,8 +63,8 @@ class Run {
 };
 
 std::string Run::command_line() const {
-  std::string words = arguments_.console ? kConsoleWords : kQuietWords;
-  if (has_command()) words += std::string(" ") + kRootWords;
+  std::string words = arguments_.console ? kConsoleWords : artefacts::kKernelWords;
+  if (has_command()) words += std::string(" ") + artefacts::kRootWords;
   if (!arguments_.command_line.empty()) words += " " + arguments_.command_line;
   return words;
 }
@@ -119,7 +81,7 @@ void Run::start(ConsoleStreams& console) {
   }
   std::vector<std::string> paths;
   std::vector<hutch_disk> disks;
-  std::vector<uint64_t> extents = layer_extents();
+  std::vector<uint64_t> extents = value_or_throw(artefacts::layer_extents());
   if (has_command()) {
     paths = {find_image(arguments_.image), find_shared(kLayerFile)};
     disks.resize(2);
@@ -144,7 +106,8 @@ void Run::start(ConsoleStreams& console) {
     disk_pointers.push_back(&disks[i]);
   }
 
-  std::string words = command_line(), scratch = scratch_folder(), vmm = find_program(kVmmProgram);
+  std::string words = command_line(), scratch = artefacts::scratch_folder(),
+              vmm = find_program(kVmmProgram);
   hutch_vm_options options{};
   options.size = sizeof options;
   options.cpus = arguments_.cpus;
@@ -158,7 +121,7 @@ void Run::start(ConsoleStreams& console) {
   options.no_agent = !has_command();
   options.agent_timeout_ms = static_cast<uint32_t>(
       std::chrono::duration_cast<std::chrono::milliseconds>(
-          arguments_.boot_timeout.value_or(is_in_machine() ? kEmulatedBootTime : kBootTime))
+          arguments_.boot_timeout.value_or(std::chrono::seconds(artefacts::boot_timeout_s())))
           .count());
   options.host_name = "hutch";
   options.log_fd = STDERR_FILENO;

@@ -9,6 +9,7 @@
 #include "cli/host_probe.h"
 #include "cli/machine.h"
 #include "cli/run.h"
+#include "cli/share.h"
 
 namespace hutch::cli {
 namespace {

@@ -12,6 +12,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "control/free_space.h"
 #include "control/problem.h"
 
 namespace hutch::control {
@@ -19,10 +20,6 @@ namespace {
 
 namespace asio = boost::asio;
 
-constexpr const char* kKernelWords =
-    "quiet loglevel=4 panic=-1 earlycon=uart8250,io,0x3f8 keep_bootcon 8250.nr_uarts=0 "
-    "console=ttynull tsc=reliable swiotlb=noforce initcall_blacklist=slab_sysfs_init "
-    "hutch.root=/dev/vda hutch.layer=/dev/vdb";
 constexpr const char* kUser = "app";
 constexpr std::string_view kReadyLine = "ready\n";
 constexpr int kStandardOutput = 1;
@@ -54,7 +51,7 @@ class MachineChannel final : public Channel {
 
 class MachineGuest final : public Guest {
  public:
-  MachineGuest(asio::io_context& context, const Config& config, const Artefacts& artefacts,
+  MachineGuest(asio::io_context& context, const Config& config, const artefacts::Parts& parts,
                const GuestOptions& options, GuestEvents& events);
   ~MachineGuest() override;
 
@@ -109,21 +106,21 @@ size_t MachineChannel::write(std::span<const std::byte> bytes) {
 }
 
 MachineGuest::MachineGuest(asio::io_context& context, const Config& config,
-                           const Artefacts& artefacts, const GuestOptions& options,
+                           const artefacts::Parts& parts, const GuestOptions& options,
                            GuestEvents& events)
     : events_(events), id_(options.sandbox_id), ready_(context) {
-  check_free_space(artefacts.scratch, config.disk_reserve_mb);
+  check_free_space(parts.scratch, config.disk_reserve_mb);
   hutch_disk root{}, layer{};
   root.size = layer.size = sizeof root;
-  root.path = artefacts.image.c_str();
+  root.path = parts.image.c_str();
   root.read_only = 1;
   root.id = "root";
-  layer.path = artefacts.layer.c_str();
+  layer.path = parts.layer.c_str();
   layer.private_copy = 1;
   layer.id = "layer";
-  if (!artefacts.layer_extents.empty()) {
-    layer.extents = artefacts.layer_extents.data();
-    layer.extent_count = artefacts.layer_extents.size() / 2;
+  if (!parts.layer_extents.empty()) {
+    layer.extents = parts.layer_extents.data();
+    layer.extent_count = parts.layer_extents.size() / 2;
   }
   const hutch_disk* disks[] = {&root, &layer};
 
@@ -131,16 +128,17 @@ MachineGuest::MachineGuest(asio::io_context& context, const Config& config,
   machine.size = sizeof machine;
   machine.cpus = options.cpus;
   machine.memory = options.memory;
-  machine.kernel = artefacts.kernel.c_str();
-  machine.initramfs = artefacts.initramfs.c_str();
-  machine.command_line = kKernelWords;
+  machine.kernel = parts.kernel.c_str();
+  machine.initramfs = parts.initramfs.c_str();
+  std::string words = fmt::format("{} {}", artefacts::kKernelWords, artefacts::kRootWords);
+  machine.command_line = words.c_str();
   machine.disks = disks;
   machine.disk_count = 2;
-  machine.scratch_directory = artefacts.scratch.c_str();
+  machine.scratch_directory = parts.scratch.c_str();
   machine.agent_timeout_ms = static_cast<uint32_t>(config.boot_timeout_s * 1000);
   machine.host_name = "hutch";
   machine.log_fd = STDERR_FILENO;
-  machine.vmm_path = artefacts.vmm.c_str();
+  machine.vmm_path = parts.vmm.c_str();
   machine.end_with_thread = 1;
   hutch_error* error = nullptr;
   if (hutch_vm_start(&machine, &vm_, &error) != HUTCH_OK) {
@@ -315,9 +313,9 @@ bool MachineGuest::finish(const std::string& reason) {
 }  // namespace
 
 GuestFactory machine_factory(asio::io_context& context, const Config& config,
-                             const Artefacts& artefacts) {
+                             const artefacts::Parts& parts) {
   return [&](const GuestOptions& options, GuestEvents& events) {
-    return std::make_unique<MachineGuest>(context, config, artefacts, options, events);
+    return std::make_unique<MachineGuest>(context, config, parts, options, events);
   };
 }
 

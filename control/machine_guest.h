@@ -3,14 +3,14 @@
 
 #include <boost/asio/io_context.hpp>
 
-#include "control/artefacts.h"
+#include "artefacts/artefacts.h"
 #include "control/channel.h"
 #include "control/config.h"
 
 namespace hutch::control {
 
-// Starts machines from `artefacts`, which, as `context` and `config`, must outlive them.
+// Starts machines from `parts`, which, as `context` and `config`, must outlive them.
 GuestFactory machine_factory(boost::asio::io_context& context, const Config& config,
-                             const Artefacts& artefacts);
+                             const artefacts::Parts& parts);
 
 }  // namespace hutch::control

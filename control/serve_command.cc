@@ -10,12 +10,12 @@
 #include <memory>
 
 #include "base/log.h"
-#include "control/artefacts.h"
 #include "control/certificates.h"
 #include "control/clock.h"
 #include "control/commands.h"
 #include "control/data_folder.h"
 #include "control/machine_guest.h"
+#include "control/private_file.h"
 #include "control/sandboxes.h"
 #include "control/server.h"
 #include "control/tls.h"
@@ -106,15 +106,15 @@ int serve(const Config& config) {
   ::signal(SIGPIPE, SIG_IGN);
   set_log_level(LogLevel::kInfo);
   raise_file_limit();
-  Artefacts artefacts = find_artefacts(config.image, config.layer);
+  artefacts::Parts parts = value_or_throw(artefacts::find_parts(config.image, config.layer));
   DataFolder folder(config.data_folder);
   Fd lock = folder.lock();
   Store store(folder.database());
   std::string token = folder.local_token(store);
   boost::asio::io_context context(1);
-  Sandboxes sandboxes(context, config, store, machine_factory(context, config, artefacts));
+  Sandboxes sandboxes(context, config, store, machine_factory(context, config, parts));
   // The emulated machine's network is the host's alone, and its ports are forwarded there.
-  std::string address = is_in_machine() ? "0.0.0.0" : config.listen;
+  std::string address = artefacts::is_in_machine() ? "0.0.0.0" : config.listen;
   Tls tls = choose_tls(config, folder);
   Server server(context, Services{config, store, sandboxes}, address,
                 static_cast<uint16_t>(config.port), tls.make);

@@ -11,10 +11,10 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "control/artefacts.h"
 #include "control/clock.h"
 #include "control/config.h"
 #include "control/data_folder.h"
+#include "control/free_space.h"
 #include "control/ids.h"
 #include "control/problem.h"
 #include "control/sandbox_config.h"

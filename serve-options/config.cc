@@ -55,11 +55,6 @@ constexpr std::array kKeys = {
 
 }  // namespace
 
-int64_t default_boot_timeout_s() {
-  const char* in_machine = std::getenv("HUTCH_IN_MACHINE");
-  return in_machine != nullptr && std::string_view(in_machine) == "1" ? 180 : 60;
-}
-
 std::span<const ConfigKey> config_keys() {
   return kKeys;
 }

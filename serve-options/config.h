@@ -8,10 +8,9 @@
 #include <string_view>
 #include <variant>
 
-namespace hutch::serve_options {
+#include "artefacts/artefacts.h"
 
-// How long a sandbox may take to answer: 60 s, and 180 s in the emulated machine, as for hutch run.
-int64_t default_boot_timeout_s();
+namespace hutch::serve_options {
 
 struct Config {
   std::string listen = "127.0.0.1";
@@ -36,7 +35,7 @@ struct Config {
   int64_t max_lifetime_s = 1800;
   int64_t max_connections = 1024;
   int64_t client_timeout_s = 120;
-  int64_t boot_timeout_s = default_boot_timeout_s();
+  int64_t boot_timeout_s = artefacts::boot_timeout_s();
 };
 
 // A key of the file.

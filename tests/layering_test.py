@@ -10,16 +10,17 @@ import sys
 
 FLOORS = [
     ["base"],
-    ["memory", "protocol", "serve-options"],
-    ["kvm", "bus"],
+    ["memory", "protocol", "artefacts"],
+    ["kvm", "bus", "serve-options"],
     ["virtio", "devices", "boot", "net"],
     ["vmm", "broker", "jail"],
     ["control", "cli", "lib"],
 ]
 # Beside the house; what each may include.
 BESIDE = {"guest-agent": {"base", "protocol"}}
-# Floor 5 reaches the VMM only through protocol/, and its own rooms share serve-options/ alone.
-ONLY = {"control": {"base", "protocol", "serve-options"}, "cli": {"base", "protocol", "serve-options"},
+# Floor 5 reaches the VMM only through protocol/.
+ONLY = {"control": {"base", "protocol", "artefacts", "serve-options"},
+        "cli": {"base", "protocol", "artefacts", "serve-options"},
         "lib": {"base", "protocol"}}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
 
