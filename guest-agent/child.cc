@@ -106,7 +106,6 @@ void set_up_child(const ChildDescriptors& descriptors) {
   Fd score(::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
   if (score && ::write(score.get(), "0", 1) != 1) report_failure(FailureStage::kRequest, errno);
   score.reset();
-  ::umask(022);
 }
 
 void become(const Account& account) {

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -127,6 +128,7 @@ ExecuteFailure execute(const std::string& program, std::string_view path, char**
 [[noreturn]] void run_child(const Spawn& request, const Account& account,
                             const ChildDescriptors& descriptors) {
   set_up_child(descriptors);
+  ::umask(request.file_mask);
   become(account);
   if (!request.working_directory.empty()) {
     if (::chdir(request.working_directory.c_str()) < 0)

@@ -111,6 +111,7 @@ std::vector<std::byte> encode(const Spawn& message) {
       .u16(message.columns)
       .u8(message.agent_program)
       .u8(message.clear_environment)
+      .u16(message.file_mask)
       .take();
 }
 
@@ -128,12 +129,14 @@ Result<Spawn> decode(std::span<const std::byte> payload) {
   message.columns = in.u16();
   uint8_t agent_program = in.u8();
   uint8_t clear_environment = in.u8();
+  message.file_mask = in.u16();
   TRY(in.finish("Spawn"));
   message.terminal = TRY(boolean(terminal));
   message.open_input = TRY(boolean(open_input));
   message.agent_program = TRY(boolean(agent_program));
   message.clear_environment = TRY(boolean(clear_environment));
   if (message.arguments.empty()) return fail("Spawn without a program");
+  if (message.file_mask > 0777) return fail("Spawn with a file mask beyond 0777");
   return message;
 }
 

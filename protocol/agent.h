@@ -147,6 +147,7 @@ struct Spawn {
   // Leaves the user's default environment out; arguments[0] is still found without a PATH of its
   // own.
   bool clear_environment = false;
+  uint16_t file_mask = 022;  // its umask, at most 0777
 };
 
 struct Started {

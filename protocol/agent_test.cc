@@ -40,7 +40,8 @@ const Spawn kSpawn{.arguments = {"sh", "-c", ""},
                    .rows = 0x1234,
                    .columns = 0xfedc,
                    .agent_program = true,
-                   .clear_environment = true};
+                   .clear_environment = true,
+                   .file_mask = 077};
 const Started kStarted{.process_id = 0xdeadbeef};
 const Failed kFailed{
     .stage = FailureStage::kExecute, .error_number = 2, .message = "x is not in PATH"};
@@ -117,6 +118,7 @@ TEST_CASE("the fields arrive as they were sent") {
   CHECK(spawn.columns == 0xfedc);
   CHECK(spawn.agent_program);
   CHECK(spawn.clear_environment);
+  CHECK(spawn.file_mask == 077);
   auto failed = decode<Failed>(encode(kFailed)).value();
   CHECK(failed.stage == FailureStage::kExecute);
   CHECK(failed.error_number == 2);
@@ -199,6 +201,7 @@ TEST_CASE("values outside their range are refused") {
   CHECK_FALSE(decode<Hello>(encode(Hello{.hostname = std::string(65, 'x')})));
   CHECK_FALSE(decode<HelloReply>(encode(HelloReply{.kernel = std::string(257, 'x')})));
   CHECK_FALSE(decode<Spawn>(encode(Spawn{})));  // no program
+  CHECK_FALSE(decode<Spawn>(encode(Spawn{.arguments = {"abc"}, .file_mask = 01000})));
 
   Bytes failed = encode(kFailed);
   for (int stage : {0, 6, 255}) {

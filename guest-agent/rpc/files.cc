@@ -18,6 +18,7 @@
 #include "base/fd.h"
 #include "base/sys.h"
 #include "guest-agent/rpc/codecs.h"
+#include "guest-agent/rpc/file_mask.h"
 #include "guest-agent/rpc/framing.h"
 #include "guest-agent/rpc/parameters.h"
 
@@ -257,19 +258,9 @@ std::string change_times(Json& params) {
   return done(::utimensat(AT_FDCWD, path.c_str(), times, 0), on_path("utime", path));
 }
 
-// From the kernel's word: umask(2) tells the mask only by changing it, which other threads would
-// see in the files they make.
-mode_t current_umask() {
-  auto status = hutch::read_file("/proc/self/status", 1 << 16);
-  constexpr std::string_view kKey = "\nUmask:";
-  size_t at = status ? status->find(kKey) : std::string::npos;
-  if (at == std::string::npos) throw Failure("Error", "/proc/self/status does not tell the umask");
-  return static_cast<mode_t>(std::strtoul(status->c_str() + at + kKey.size(), nullptr, 8));
-}
-
 std::string change_umask(Json& params) {
   auto mask = optional_integer(params, "mask", 0, UINT32_MAX);
-  return std::to_string(mask ? ::umask(static_cast<mode_t>(*mask & 0777)) : current_umask());
+  return std::to_string(mask ? set_file_mask(static_cast<mode_t>(*mask & 0777)) : file_mask());
 }
 
 std::string random_name() {

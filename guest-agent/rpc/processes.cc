@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "guest-agent/rpc/file_mask.h"
 #include "guest-agent/rpc/parameters.h"
 
 namespace hutch::agent::rpc {
@@ -114,6 +115,7 @@ void Processes::start(const std::shared_ptr<Call>& call, StartOptions options,
   request.working_directory = options.working_directory;
   request.open_input = options.input != nullptr;
   request.agent_program = options.agent_program;
+  request.file_mask = static_cast<uint16_t>(file_mask());
 
   auto process = std::make_shared<Process>();
   process->connection_ = call->connection();

@@ -37,6 +37,19 @@ TEST_CASE("a process runs, and its output and end come") {
   CHECK(client.error("processWait", {{"pid", 99999999}}) == "NotFound/ENOENT");
 }
 
+TEST_CASE("a process is started with the umask that a client set") {
+  Sandbox sandbox;
+  RpcClient client(sandbox);
+  auto mask = [&] {
+    Json process = client.call("spawn", shell("umask"));
+    client.call("processWait", {{"pid", process["pid"]}});
+    return client.wait_stream(process["stdoutStreamId"]).bytes;
+  };
+  CHECK(mask() == "0022\n");
+  CHECK(client.call("umask", {{"mask", 027}}) == 022);
+  CHECK(mask() == "0027\n");
+}
+
 TEST_CASE("output waits for the client to listen, but not for ever") {
   Sandbox sandbox;
   RpcClient client(sandbox);
