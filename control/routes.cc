@@ -268,9 +268,12 @@ std::optional<std::string> match(std::string_view pattern, const Words& path) {
 
 // Of a path that has no route of this method.
 [[noreturn]] void refuse_path(const Words& path) {
+  std::string allowed;
   for (const Route& route : kRoutes)
     if (match(route.info.path, path))
-      throw Problem(405, "METHOD_NOT_ALLOWED", "there is no such method here");
+      allowed += std::string(allowed.empty() ? "" : ", ") + route.info.method;
+  if (!allowed.empty())
+    throw Problem(405, "METHOD_NOT_ALLOWED", "there is no such method here", allowed);
   throw Problem(404, "NOT_FOUND", "there is no such route");
 }
 
@@ -304,7 +307,12 @@ std::vector<RouteInfo> route_infos() {
 }
 
 ApiResponse problem_response(const Problem& problem) {
-  return {problem.status(), problem.json()};
+  ApiResponse response{problem.status(), problem.json()};
+  // RFC 9110, sections 11.6.1, 10.2.1 and 7.8.
+  if (response.status == 401) response.header = {"WWW-Authenticate", "Bearer"};
+  if (response.status == 405) response.header = {"Allow", problem.allowed()};
+  if (response.status == 426) response.header = {"Upgrade", "websocket"};
+  return response;
 }
 
 void route(Services services, const ApiRequest& request, Answer answer) {

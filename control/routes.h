@@ -7,6 +7,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "control/config.h"
@@ -33,6 +34,8 @@ struct ApiRequest {
 struct ApiResponse {
   int status = 200;
   std::string body;  // JSON; empty with 204
+  // The one that RFC 9110 demands beside some statuses: name and value.
+  std::pair<std::string, std::string> header = {};
 };
 
 // Calls `answer` once, perhaps later.

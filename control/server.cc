@@ -128,7 +128,10 @@ class Connection : public std::enable_shared_from_this<Connection<Stream>> {
     answer_.set(http::field::content_type, "application/json");
     answer_.set(http::field::cache_control, "no-store");
     answer_.set("x-deno-trace-id", trace_id_);
+    if (!response.header.first.empty()) answer_.set(response.header.first, response.header.second);
     answer_.keep_alive(keep_alive_);
+    // RFC 9110, section 7.8: Upgrade is for this connection alone.
+    if (response.status == 426) answer_.insert(http::field::connection, "upgrade");
     answer_.body() = std::move(response.body);
     answer_.prepare_payload();
     if (response.status >= 500)

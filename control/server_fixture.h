@@ -201,6 +201,7 @@ class Fixture {
   struct Answer {
     unsigned status;
     json body;
+    std::map<std::string, std::string> headers;  // names in lower case
   };
   Answer request(http::verb verb, const std::string& target, const std::string& body = "",
                  const std::string& with = "own", const std::string& organisation = "") {
@@ -214,7 +215,14 @@ class Fixture {
     beast::flat_buffer buffer;
     http::response<http::string_body> response;
     http::read(socket, buffer, response);
-    return {response.result_int(), json::parse(response.body())};
+    Answer answer{response.result_int(), json::parse(response.body()), {}};
+    for (const auto& field : response) {
+      std::string name(field.name_string());
+      std::transform(name.begin(), name.end(), name.begin(), ::tolower);
+      std::string& value = answer.headers[name];
+      value += (value.empty() ? "" : ", ") + std::string(field.value());
+    }
+    return answer;
   }
   tcp::socket connect() {
     tcp::socket socket(client_);

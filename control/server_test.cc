@@ -131,6 +131,7 @@ TEST_CASE("without a valid token nothing is answered but 401 INVALID_TOKEN") {
     Fixture::Answer answer = fixture.request(http::verb::get, "/api/v2/sandboxes", "", token);
     CHECK(answer.status == 401);
     CHECK(answer.body["code"] == "INVALID_TOKEN");
+    CHECK(answer.headers["www-authenticate"] == "Bearer");
     Socket socket(fixture, kCreate, nullptr, token);
     CHECK(socket.status == 401);
     CHECK(socket.problem["code"] == "INVALID_TOKEN");
@@ -246,6 +247,9 @@ TEST_CASE("every route answers, errors as {code, message}; other methods are ref
     Fixture::Answer other = fixture.request(http::verb::put, path, "{}");
     CHECK(other.status == 405);
     CHECK(other.body["code"] == "METHOD_NOT_ALLOWED");
+    CHECK((", " + other.headers["allow"] + ",").find(", " + std::string(route.method) + ",") !=
+          std::string::npos);
+    CHECK(answer.headers["upgrade"] == (answer.status == 426 ? "websocket" : ""));
     // Whoever has no token learns nothing, and not even which routes there are.
     if (path.starts_with("/api/"))
       for (http::verb verb : {http::string_to_verb(route.method), http::verb::put})
