@@ -11,6 +11,8 @@ Ends with `N passed, N failed, N skipped`; the exit status is 1 when something f
   e2e    tests/e2e: real guests, in the emulated machine where this host's KVM cannot run them
   sdk    tests/sdk: the unmodified npm client @deno/sandbox on Deno, Node 20 and Node 24 against
          `hutch serve` and real guests
+
+With `all`, e2e and sdk run side by side. What failed is said again at the end.
 """
 
 import concurrent.futures
@@ -23,29 +25,34 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 SANITIZED = ROOT / "build-sanitized"
 THREADS = ROOT / "build-threads"
+MAX_FAILURE_LINES = 200
 DOCTEST = re.compile(r"test cases:\s*(\d+) \|\s*(\d+) passed \|\s*(\d+) failed \|\s*(\d+) skipped")
 TAP = re.compile(r"^(ok|not ok)\b([^#]*)(#\s*SKIP.*)?", re.IGNORECASE)
 
 
 class Totals:
     def __init__(self):
+        self.lock = threading.Lock()
         self.passed = self.failed = 0
         self.skipped = []
         self.failures = []
 
-    def add(self, name, passed, failed, detail=""):
-        self.passed += passed
-        self.failed += failed
-        if failed:
-            self.failures.append(name)
+    def add(self, name, passed, failed, detail="", failures=()):
+        """`failures` are lines about what failed, for the end of the output."""
         mark = "FAILED" if failed else "passed"
-        print(f"{mark:6} {name}: {passed} passed, {failed} failed{detail}", flush=True)
+        with self.lock:
+            self.passed += passed
+            self.failed += failed
+            if failed:
+                self.failures += failures or [name]
+            print(f"{mark:6} {name}: {passed} passed, {failed} failed{detail}", flush=True)
 
 
 def run(command, **options):
@@ -94,24 +101,29 @@ def tap(totals, name, command, limit=None, stream=False):
         [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, errors="replace", cwd=ROOT)
     passed = failed = 0
-    text = []
-    for line in process.stdout:
+    text, failures = [], []
+    good = True
+    for line in map(str.rstrip, process.stdout):
         text.append(line)
         match = TAP.match(line)
         if match and match.group(3):
-            totals.skipped.append(f"{name}: {line.strip()}")
+            totals.skipped.append(f"{name}: {line}")
         elif match:
             good = match.group(1).lower() == "ok"
             passed += good
             failed += not good
+        # What follows a failure belongs to it.
+        if not good:
+            failures.append(f"{name}: {line}")
         if stream:
-            print(f"    {line.rstrip()}", flush=True)
+            # Another part's lines may come in between.
+            print("    " + re.sub(r"^((?:not )?ok \d+ - |# ?)?", lambda found: f"{found.group()}{name}: ", line), flush=True)
     status = process.wait(timeout=limit)
     if passed + failed == 0 or (status != 0 and failed == 0):
         failed += 1
-    totals.add(name, passed, failed, f" ({time.monotonic() - start:.0f} s)")
+    totals.add(name, passed, failed, f" ({time.monotonic() - start:.0f} s)", failures=failures[:MAX_FAILURE_LINES])
     if failed and not stream:
-        show("".join(text))
+        show("\n".join(text))
 
 
 def tap_counts(output):
@@ -229,10 +241,17 @@ def sdk(totals):
     tap(totals, "sdk", [ROOT / "tests/sdk/run", "--results", BUILD / "sdk-results"], stream=True)
 
 
+def real_guests(totals):
+    """Each has an emulated machine of its own, which uses one processor."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for part in [pool.submit(part, totals) for part in (e2e, sdk)]:
+            part.result()
+
+
 def main():
     which = sys.argv[1] if len(sys.argv) > 1 else "all"
     parts = {"lint": [lint], "unit": [unit], "fuzz": [fuzz], "images": [images],
-             "e2e": [e2e], "sdk": [sdk], "all": [lint, unit, fuzz, images, e2e, sdk]}
+             "e2e": [e2e], "sdk": [sdk], "all": [lint, unit, fuzz, images, real_guests]}
     if which not in parts:
         sys.exit(f"unknown part {which}; the parts are {', '.join(parts)}")
     totals = Totals()
