@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <netinet/in.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -87,6 +88,18 @@ Result<std::pair<Fd, Fd>> socket_pair(int type) {
 
 namespace {
 constexpr size_t kDescriptorsPerMessage = 32;
+}
+
+Result<uint16_t> free_local_port() {
+  Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  if (!socket || ::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), size) < 0 ||
+      ::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) < 0)
+    return fail_errno(errno, "finding a free port");
+  return ntohs(address.sin_port);
 }
 
 Result<void> send_message(int fd, std::span<const std::byte> bytes, std::span<const int> fds) {

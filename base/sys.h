@@ -28,6 +28,8 @@ Result<std::string> read_file(const std::string& path, size_t limit);
 Result<void> set_nonblocking(int fd);
 // A connected pair of Unix sockets, close-on-exec. `type` is SOCK_STREAM or SOCK_SEQPACKET.
 Result<std::pair<Fd, Fd>> socket_pair(int type);
+// A TCP port of 127.0.0.1 that nothing listens on now.
+Result<uint16_t> free_local_port();
 
 // Sends one message with file descriptors over a Unix SOCK_SEQPACKET socket. The descriptors stay
 // the caller's.

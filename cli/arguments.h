@@ -29,6 +29,7 @@ int run_program(int count, const char* const* words, uint64_t start_ns);
 void add_run(Program& program);
 void add_doctor(Program& program);
 void add_machine(Program& program);
+void add_bench(Program& program);
 void add_serve(Program& program);  // and env and token
 void add_version(Program& program);
 void add_completion(Program& program);

@@ -161,19 +161,6 @@ std::string new_token() {
   return token;
 }
 
-// A TCP port of 127.0.0.1 that is free now.
-uint16_t free_port() {
-  Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  if (!socket || ::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), size) < 0 ||
-      ::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&address), &size) < 0)
-    throw Failure(fail_errno(errno, "finding a free port").value());
-  return ntohs(address.sin_port);
-}
-
 std::string find_qemu() {
   for (const char* folder : {"/usr/bin/", "/usr/local/bin/"}) {
     std::string path = std::string(folder) + "qemu-system-x86_64";
@@ -397,7 +384,7 @@ void start_machine(const MachineSize& size, std::chrono::nanoseconds timeout) {
   Record record;
   record.memory = size.memory;
   record.cpus = size.cpus;
-  record.port = free_port();
+  record.port = value_or_throw(free_local_port());
   write_private(paths.token, new_token() + "\n");
   ::unlink(paths.console.c_str());
   std::vector<std::string> command = qemu_command(paths, record);

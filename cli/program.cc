@@ -44,6 +44,7 @@ void describe(Program& program) {
   hutch run                        a shell in a fresh machine
   hutch serve                      sandboxes for @deno/sandbox
   hutch doctor                     is this host ready?
+  hutch bench exec                 how long does a command take?
   hutch VERB --help                more examples
 
 Environment:
@@ -51,7 +52,7 @@ Environment:
   HUTCH_SCRATCH    folder for the writable layers of machines (default TMPDIR or /var/tmp)
 
 Manual pages: hutch(1), hutch-run(1), hutch-serve(1), hutch-env(1), hutch-token(1), hutch-doctor(1),
-hutch-machine(1))");
+hutch-machine(1), hutch-bench(1))");
   app.require_subcommand(1);
   use_help(app);
   app.set_version_flag("--version", "hutch " HUTCH_VERSION, "Print the version");
@@ -59,6 +60,7 @@ hutch-machine(1))");
   add_doctor(program);
   add_machine(program);
   add_serve(program);
+  add_bench(program);
   add_version(program);
   add_completion(program);
   add_man(program);

@@ -17,7 +17,7 @@ FLOORS = [
     ["control", "cli", "lib"],
 ]
 # Beside the house; what each may include.
-BESIDE = {"guest-agent": {"base", "protocol"}}
+BESIDE = {"guest-agent": {"base", "protocol"}, "bench": {"base", "artefacts"}}
 # Floor 5 reaches the VMM only through protocol/.
 ONLY = {"control": {"base", "protocol", "artefacts", "serve-options"},
         "cli": {"base", "protocol", "artefacts", "serve-options"},

@@ -1,0 +1,36 @@
+// hutch-bench: what `hutch bench` runs where guests run. Its one argument is a JSON object with
+// what cli/bench_verb.cc has read from the command line.
+#include <fmt/format.h>
+#include <signal.h>
+
+#include <nlohmann/json.hpp>
+
+#include "bench/exec.h"
+#include "bench/interrupt.h"
+
+int main(int count, char** words) {
+  constexpr int kExitFailure = 125;
+  if (count != 2) {
+    fmt::print(stderr, "hutch: run: hutch bench exec\n");
+    return 2;
+  }
+  ::signal(SIGPIPE, SIG_IGN);
+  hutch::bench::catch_signals();
+  try {
+    nlohmann::json given = nlohmann::json::parse(words[1]);
+    hutch::bench::ExecOptions options;
+    options.count = given.at("count");
+    options.file_mib = given.at("file_mib");
+    options.file_count = given.at("file_count");
+    options.image = given.at("image");
+    options.node = given.at("node");
+    options.sdk = given.at("sdk");
+    options.json_file = given.at("json_file");
+    hutch::bench::measure_exec(options);
+    return 0;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "hutch: {}\n", error.what());
+    int signal = hutch::bench::interrupting_signal();
+    return signal == 0 ? kExitFailure : 128 + signal;
+  }
+}

@@ -1,0 +1,87 @@
+// The verb `bench`, which the program hutch-bench does where guests run.
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/arguments.h"
+#include "cli/failure.h"
+#include "cli/host_probe.h"
+#include "cli/machine.h"
+#include "cli/share.h"
+
+namespace hutch::cli {
+namespace {
+
+struct ExecArguments {
+  uint32_t count = 200;
+  uint32_t file_mib = 16;
+  uint32_t file_count = 10;
+  std::string image = "core";
+  std::string node = "node";
+  std::string sdk;
+  std::string json_file;
+};
+
+constexpr const char* kExecFooter = R"(Examples:
+  hutch bench exec
+  hutch bench exec --sdk ~/project --json exec.json
+
+The same command and the same file over libhutch and the agent, over a server with JSON-RPC, and over
+the npm client, in turns, beside a child process of this host. What the clock measures ends when
+output, its end and the exit status have arrived. Where guests run in the emulated machine, all
+of it does, the client too.)";
+
+int run_exec(const Program& program, const ExecArguments& arguments) {
+  if (!is_in_machine()) {
+    Probe probe = cached_probe();
+    if (!probe.ok) return run_in_machine(program.words, false, false, probe.detail, {});
+  }
+  std::string path = find_program("hutch-bench");
+  nlohmann::json given{{"count", arguments.count},
+                       {"file_mib", arguments.file_mib},
+                       {"file_count", arguments.file_count},
+                       {"image", arguments.image},
+                       {"node", arguments.node},
+                       {"sdk", arguments.sdk},
+                       {"json_file", arguments.json_file}};
+  std::string text = given.dump();
+  ::execl(path.c_str(), path.c_str(), text.c_str(), nullptr);
+  throw Failure(fail_errno(errno, "running " + path).value());
+}
+
+}  // namespace
+
+void add_bench(Program& program) {
+  CLI::App* bench = program.app.add_subcommand("bench", "Measure this host");
+  bench->require_subcommand(1);
+  auto arguments = std::make_shared<ExecArguments>();
+  CLI::App* verb = bench->add_subcommand("exec", "Round trips of a command, and moving a file");
+  verb->footer(kExecFooter);
+  verb->add_option("--count", arguments->count, "How often the command is run (default 200)")
+      ->type_name("N")
+      ->check(CLI::Range(10, 100000));
+  verb->add_option("--file-mib", arguments->file_mib, "Size of the file (default 16)")
+      ->type_name("MIB")
+      ->check(CLI::Range(1, 64));
+  verb->add_option("--file-count", arguments->file_count,
+                   "How often the file is written and read (default 10)")
+      ->type_name("N")
+      ->check(CLI::Range(2, 1000));
+  verb->add_option("--image", arguments->image, "Image of the machines (default core)")
+      ->type_name("NAME|FILE");
+  verb->add_option("--sdk", arguments->sdk,
+                   "Folder in which @deno/sandbox is installed; without it the client is left out")
+      ->type_name("DIR");
+  verb->add_option("--node", arguments->node, "Node for the client (default node)")
+      ->type_name("PROGRAM");
+  verb->add_option("--json", arguments->json_file, "Write the results to this file")
+      ->type_name("FILE");
+  verb->callback([&program, arguments] {
+    program.action = [&program, arguments] { return run_exec(program, *arguments); };
+  });
+}
+
+}  // namespace hutch::cli
