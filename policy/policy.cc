@@ -110,10 +110,9 @@ Result<Policy> Policy::parse(std::span<const std::string> patterns) {
                 "allow a domain with *.domain");
   Policy policy;
   for (const std::string& pattern : patterns) policy.rules_.push_back(TRY(parse_rule(pattern)));
-  auto text = [](const Rule& rule) { return rule.text(); };
-  std::ranges::sort(policy.rules_, {}, text);
-  auto twins = std::ranges::unique(policy.rules_);
-  policy.rules_.erase(twins.begin(), twins.end());
+  std::sort(policy.rules_.begin(), policy.rules_.end(),
+            [](const Rule& left, const Rule& right) { return left.text() < right.text(); });
+  policy.rules_.erase(std::unique(policy.rules_.begin(), policy.rules_.end()), policy.rules_.end());
   return policy;
 }
 
@@ -131,8 +130,8 @@ std::optional<Permission> Policy::find(uint16_t port, const Matches& matches) co
 
 bool Policy::knows(std::string_view name) const {
   if (is_local(name)) return false;
-  return allows_all_ ||
-         std::ranges::any_of(rules_, [&](const Rule& rule) { return rule.matches(name); });
+  return allows_all_ || std::any_of(rules_.begin(), rules_.end(),
+                                    [&](const Rule& rule) { return rule.matches(name); });
 }
 
 std::optional<Permission> Policy::allows(std::string_view name, uint16_t port) const {
