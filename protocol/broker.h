@@ -1,0 +1,110 @@
+// The broker protocol: what one hutch-vmm and its hutch-broker say to each other, about connections
+// that the guest wants to make.
+//
+// One Unix SOCK_SEQPACKET socket; each message is one packet: a type byte, the flow's number, and
+// the fields below. A descriptor travels with Ready. The VMM opens nothing by itself, and a VMM
+// that its guest has taken over can say no more than this; the broker decides as if it were so.
+//
+//   hutch-vmm                                  hutch-broker
+//   Open            ->
+//                   <-  Connected              the far side is reachable
+//   First (bytes)   ->                         the guest's first bytes, as they come
+//                   <-  Ready + descriptor     the connection itself; without Connected before,
+//                                              where nothing had to be seen first
+//   Close           ->                         the flow has ended; its number may come again
+//
+//                   <-  Refused                instead of any answer, and at any time after Ready:
+//                                              the policy has changed
+//
+// A flow's number is the VMM's choice. After Refused and until Close it names nothing.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace hutch::protocol::broker {
+
+constexpr size_t kMaxMessage = 68 * 1024;
+constexpr size_t kMaxFlows = 1024;
+constexpr size_t kMaxFirst = 65535;  // bytes that may be sent before a verdict
+
+enum class MessageType : uint8_t {
+  kOpen = 1,
+  kFirst = 2,
+  kClose = 3,
+  kConnected = 65,
+  kReady = 66,
+  kRefused = 67,
+};
+
+struct Open {
+  uint32_t flow = 0;
+  std::string name;     // canonical; empty: the address counts
+  std::string address;  // what the guest dialled, as text; of a name's it says nothing
+  uint16_t port = 0;    // not 0
+};
+// More of what the guest has sent, behind what went before.
+struct First {
+  uint32_t flow = 0;
+  std::span<const std::byte> bytes;  // in the packet
+};
+struct Close {
+  uint32_t flow = 0;
+  uint64_t sent = 0;      // bytes from the guest, as the VMM counts them
+  uint64_t received = 0;  // and to it
+};
+struct Connected {
+  uint32_t flow = 0;
+};
+struct Ready {
+  uint32_t flow = 0;
+  uint32_t consumed = 0;  // of the guest's first bytes: the broker has passed them on
+};
+enum class Reason : uint8_t {
+  kPolicy = 1,         // no rule allows it
+  kNotResolved = 2,    // the name has no address
+  kFloor = 3,          // it has, but none that a sandbox may reach
+  kNotReachable = 4,   // nothing answered
+  kProtocol = 5,       // what was spoken names another host, or none
+  kLimit = 6,          // too many flows, or the broker has no descriptors left
+  kPolicyChanged = 7,  // it is not allowed any more
+};
+struct Refused {
+  uint32_t flow = 0;
+  Reason reason{};
+};
+
+// The word for a reason, for logs and counters: "policy", "floor", ...
+const char* name(Reason reason);
+
+std::vector<std::byte> encode(const Open& message);
+std::vector<std::byte> encode(const First& message);
+std::vector<std::byte> encode(const Close& message);
+std::vector<std::byte> encode(const Connected& message);
+std::vector<std::byte> encode(const Ready& message);
+std::vector<std::byte> encode(const Refused& message);
+
+// The type of a received packet; an error when it is empty or unknown.
+Result<MessageType> type_of(std::span<const std::byte> bytes);
+// Each takes the whole packet; T is one of the messages above.
+template <typename T>
+Result<T> decode(std::span<const std::byte> bytes) = delete;
+template <>
+Result<Open> decode(std::span<const std::byte> bytes);
+template <>
+Result<First> decode(std::span<const std::byte> bytes);
+template <>
+Result<Close> decode(std::span<const std::byte> bytes);
+template <>
+Result<Connected> decode(std::span<const std::byte> bytes);
+template <>
+Result<Ready> decode(std::span<const std::byte> bytes);
+template <>
+Result<Refused> decode(std::span<const std::byte> bytes);
+
+}  // namespace hutch::protocol::broker
