@@ -1,0 +1,31 @@
+// Floor: the addresses that no sandbox may reach, whatever its policy says: those that are not of
+// the open Internet (policy/ip_address.h), and this host's own. Only the operator can open some.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "policy/ip_address.h"
+
+namespace hutch::broker {
+
+class Floor {
+ public:
+  // `opened`: blocks that the operator lets sandboxes reach, such as "10.1.0.0/16" or "fd00::/8".
+  static Result<Floor> create(const std::vector<std::string>& opened);
+
+  // Why the address must not be connected to, in a word or two; empty: it may. Asks the kernel for
+  // this host's addresses each time: they change. When it does not tell, nothing may.
+  std::string reason(const policy::IpAddress& address) const;
+
+ private:
+  struct Block {
+    policy::IpAddress prefix;
+    unsigned bits = 0;
+  };
+  std::vector<Block> opened_;
+};
+
+}  // namespace hutch::broker
