@@ -70,6 +70,25 @@ std::vector<std::byte> encode(const Refused& message) {
   return begin(MessageType::kRefused, message.flow).u8(static_cast<uint8_t>(message.reason)).take();
 }
 
+std::vector<std::byte> encode(const Policy& message) {
+  return Encoder()
+      .u8(static_cast<uint8_t>(MessageType::kPolicy))
+      .u8(message.allows_all)
+      .strings(message.patterns)
+      .take();
+}
+
+std::vector<std::byte> encode(const Configure& message) {
+  return Encoder()
+      .u8(static_cast<uint8_t>(MessageType::kConfigure))
+      .u8(message.policy.allows_all)
+      .strings(message.policy.patterns)
+      .strings(message.opened)
+      .strings(message.servers)
+      .u8(message.log.is_open())
+      .take();
+}
+
 Result<MessageType> type_of(std::span<const std::byte> bytes) {
   uint8_t value = Decoder(bytes).u8();
   switch (static_cast<MessageType>(value)) {
@@ -79,6 +98,8 @@ Result<MessageType> type_of(std::span<const std::byte> bytes) {
     case MessageType::kConnected:
     case MessageType::kReady:
     case MessageType::kRefused:
+    case MessageType::kConfigure:
+    case MessageType::kPolicy:
       return static_cast<MessageType>(value);
   }
   return fail(fmt::format("a message of the unknown type {}", value));
@@ -139,6 +160,32 @@ Result<Ready> decode(std::span<const std::byte> bytes) {
   message.consumed = in.u32();
   TRY(in.finish("Ready"));
   if (message.consumed > kMaxFirst) return fail("Ready with more bytes than there can be");
+  return message;
+}
+
+template <>
+Result<Policy> decode(std::span<const std::byte> bytes) {
+  Decoder in = TRY(open(bytes, MessageType::kPolicy));
+  Policy message;
+  message.allows_all = in.u8() != 0;
+  message.patterns = in.strings();
+  TRY(in.finish("Policy"));
+  return message;
+}
+
+Result<Configure> decode_configure(std::span<const std::byte> bytes, std::vector<Fd> fds) {
+  Decoder in = TRY(open(bytes, MessageType::kConfigure));
+  Configure message;
+  message.policy.allows_all = in.u8() != 0;
+  message.policy.patterns = in.strings();
+  message.opened = in.strings();
+  message.servers = in.strings();
+  bool has_log = in.u8() != 0;
+  TRY(in.finish("Configure"));
+  if (fds.size() != (has_log ? 2u : 1u))
+    return fail(fmt::format("Configure with {} descriptors", fds.size()));
+  message.vmm = std::move(fds[0]);
+  if (has_log) message.log = std::move(fds[1]);
   return message;
 }
 

@@ -17,6 +17,10 @@
 //                                              the policy has changed
 //
 // A flow's number is the VMM's choice. After Refused and until Close it names nothing.
+//
+// The broker's launcher says what applies, on a socket of its own of the same kind, which is the
+// descriptor named on the broker's command line: Configure with two descriptors, first of all; then
+// Policy whenever it changes. The broker ends with that socket.
 #pragma once
 
 #include <cstddef>
@@ -25,11 +29,12 @@
 #include <string>
 #include <vector>
 
+#include "base/fd.h"
 #include "base/result.h"
 
 namespace hutch::protocol::broker {
 
-constexpr size_t kMaxMessage = 68 * 1024;
+constexpr size_t kMaxMessage = 128 * 1024;
 constexpr size_t kMaxFlows = 1024;
 constexpr size_t kMaxFirst = 65535;  // bytes that may be sent before a verdict
 
@@ -40,6 +45,8 @@ enum class MessageType : uint8_t {
   kConnected = 65,
   kReady = 66,
   kRefused = 67,
+  kConfigure = 129,
+  kPolicy = 130,
 };
 
 struct Open {
@@ -79,6 +86,19 @@ struct Refused {
   Reason reason{};
 };
 
+// Which hosts may be reached (policy/policy.h reads the patterns).
+struct Policy {
+  bool allows_all = false;
+  std::vector<std::string> patterns;
+};
+struct Configure {
+  Policy policy;
+  std::vector<std::string> opened;   // blocks below the floor that the operator opens
+  std::vector<std::string> servers;  // DNS servers, with or without :port; none: the host's
+  Fd vmm;                            // SOCK_SEQPACKET
+  Fd log;                            // the decision log, open for reading and appending; optional
+};
+
 // The word for a reason, for logs and counters: "policy", "floor", ...
 const char* name(Reason reason);
 
@@ -88,6 +108,9 @@ std::vector<std::byte> encode(const Close& message);
 std::vector<std::byte> encode(const Connected& message);
 std::vector<std::byte> encode(const Ready& message);
 std::vector<std::byte> encode(const Refused& message);
+std::vector<std::byte> encode(const Policy& message);
+// Without its descriptors, which travel in their order.
+std::vector<std::byte> encode(const Configure& message);
 
 // The type of a received packet; an error when it is empty or unknown.
 Result<MessageType> type_of(std::span<const std::byte> bytes);
@@ -106,5 +129,8 @@ template <>
 Result<Ready> decode(std::span<const std::byte> bytes);
 template <>
 Result<Refused> decode(std::span<const std::byte> bytes);
+template <>
+Result<Policy> decode(std::span<const std::byte> bytes);
+Result<Configure> decode_configure(std::span<const std::byte> bytes, std::vector<Fd> fds);
 
 }  // namespace hutch::protocol::broker

@@ -1,6 +1,7 @@
 #include "protocol/broker.h"
 
 #include <doctest/doctest.h>
+#include <unistd.h>
 
 using namespace hutch;
 using namespace hutch::protocol::broker;
@@ -54,6 +55,35 @@ TEST_CASE("the broker's messages are read as they were written") {
   CHECK(round_trip(Connected{~0u}).flow == ~0u);
   CHECK(round_trip(Ready{1, 65535}).consumed == 65535);
   CHECK(round_trip(Refused{1, Reason::kFloor}).reason == Reason::kFloor);
+}
+
+TEST_CASE("what a launcher says is read as it was written") {
+  Policy policy = round_trip(Policy{true, {"a.test", "*.b.test:443"}});
+  CHECK(policy.allows_all);
+  CHECK(policy.patterns == std::vector<std::string>{"a.test", "*.b.test:443"});
+  Configure configure;
+  configure.policy.patterns = {"a.test"};
+  configure.opened = {"10.0.0.0/8"};
+  configure.servers = {"127.0.0.1:53"};
+  for (bool has_log : {false, true}) {
+    std::vector<Fd> fds;
+    fds.push_back(Fd(::dup(0)));
+    if (has_log) {
+      configure.log = Fd(::dup(0));
+      fds.push_back(Fd(::dup(0)));
+    }
+    Bytes bytes = encode(configure);
+    for (size_t size = 0; size < bytes.size(); size++)
+      CHECK_FALSE(decode_configure(std::span(bytes).first(size), {}));
+    CHECK_FALSE(decode_configure(bytes, {}));
+    Configure read = decode_configure(bytes, std::move(fds)).value();
+    CHECK(read.policy.patterns == configure.policy.patterns);
+    CHECK_FALSE(read.policy.allows_all);
+    CHECK(read.opened == configure.opened);
+    CHECK(read.servers == configure.servers);
+    CHECK(read.vmm.is_open());
+    CHECK(read.log.is_open() == has_log);
+  }
 }
 
 TEST_CASE("the broker's messages hold no values that there are not") {
