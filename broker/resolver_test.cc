@@ -69,7 +69,8 @@ class DnsServer {
     for (size_t i = 0; i < count; i++) {
       for (int byte : {0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4})
         reply.push_back(static_cast<uint8_t>(byte));
-      for (uint8_t byte : IpAddress::parse(found->second[i])->bytes()) reply.push_back(byte);
+      IpAddress known = *IpAddress::parse(found->second[i]);
+      for (uint8_t byte : known.bytes()) reply.push_back(byte);
     }
     ::sendto(socket_.get(), reply.data(), reply.size(), 0, reinterpret_cast<sockaddr*>(&from),
              from_size);
