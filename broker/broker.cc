@@ -13,7 +13,6 @@
 namespace hutch::broker {
 namespace {
 
-using policy::IpAddress;
 using policy::Permission;
 namespace wire = protocol::broker;
 

@@ -51,7 +51,7 @@ class Broker {
   Result<void> open(const protocol::broker::Open& message);
   Result<void> take_first(const protocol::broker::First& message);
   Result<void> close(const protocol::broker::Close& message);
-  void dial(Flow& flow, std::vector<policy::IpAddress> addresses);
+  void dial(Flow& flow, std::vector<IpAddress> addresses);
   void on_dialled(Flow& flow, Dial::Connected connected);
   void look(Flow& flow);
   void pass_on(Flow& flow);

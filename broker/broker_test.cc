@@ -16,7 +16,6 @@
 
 using namespace hutch;
 using namespace hutch::broker;
-using policy::IpAddress;
 using policy::Policy;
 namespace wire = hutch::protocol::broker;
 

@@ -11,8 +11,6 @@
 namespace hutch::broker {
 namespace {
 
-using policy::IpAddress;
-
 socklen_t fill(sockaddr_storage& storage, const IpAddress& address, uint16_t port) {
   if (address.is_v4()) {
     sockaddr_in v4{};

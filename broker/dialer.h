@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "base/ip_address.h"
 #include "base/loop.h"
-#include "policy/ip_address.h"
 
 namespace hutch::broker {
 
@@ -17,12 +17,12 @@ class Dial {
  public:
   struct Connected {
     Fd stream;  // non-blocking, close-on-exec
-    policy::IpAddress address;
+    IpAddress address;
   };
 
   // `addresses` have passed the floor. `done` is called once, later, on the loop's thread: with the
   // connection, or without an open descriptor when none answered. It may drop the Dial.
-  Dial(Loop& loop, std::vector<policy::IpAddress> addresses, uint16_t port,
+  Dial(Loop& loop, std::vector<IpAddress> addresses, uint16_t port,
        std::function<void(Connected)> done);
   Dial(const Dial&) = delete;
   Dial& operator=(const Dial&) = delete;
@@ -33,17 +33,17 @@ class Dial {
  private:
   struct Attempt {
     Fd socket;
-    policy::IpAddress address;
+    IpAddress address;
     Watch watch;
   };
 
   void begin_next();
-  bool begin(const policy::IpAddress& address);
+  bool begin(const IpAddress& address);
   void on_ready(Attempt& attempt);
   void finish(Connected connected);
 
   Loop& loop_;
-  std::vector<policy::IpAddress> addresses_;
+  std::vector<IpAddress> addresses_;
   size_t next_ = 0;
   uint16_t port_;
   std::function<void(Connected)> done_;

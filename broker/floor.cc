@@ -8,10 +8,10 @@
 #include <memory>
 #include <optional>
 
+#include "policy/address_floor.h"
+
 namespace hutch::broker {
 namespace {
-
-using policy::IpAddress;
 
 bool is_in(const IpAddress& address, const IpAddress& prefix, unsigned bits) {
   if (address.is_v4() != prefix.is_v4()) return false;

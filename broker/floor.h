@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "base/ip_address.h"
 #include "base/result.h"
-#include "policy/ip_address.h"
 
 namespace hutch::broker {
 
@@ -18,11 +18,11 @@ class Floor {
 
   // Why the address must not be connected to, in a word or two; empty: it may. Asks the kernel for
   // this host's addresses each time: they change. When it does not tell, nothing may.
-  std::string reason(const policy::IpAddress& address) const;
+  std::string reason(const IpAddress& address) const;
 
  private:
   struct Block {
-    policy::IpAddress prefix;
+    IpAddress prefix;
     unsigned bits = 0;
   };
   std::vector<Block> opened_;

@@ -11,8 +11,6 @@
 namespace hutch::broker {
 namespace {
 
-using policy::IpAddress;
-
 constexpr int kTimeoutMs = 2000;
 constexpr int kTries = 3;
 constexpr size_t kMaxAddresses = 16;

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "base/ip_address.h"
 #include "base/loop.h"
 #include "base/result.h"
-#include "policy/ip_address.h"
 
 namespace hutch::broker {
 
@@ -25,8 +25,8 @@ class Resolver {
   virtual ~Resolver() = default;
   // Asks for the IPv4 addresses of a canonical name. `done` is called once, later, on the loop's
   // thread, with none when the name has none or nobody answered.
-  virtual std::unique_ptr<Question> resolve(
-      const std::string& name, std::function<void(std::vector<policy::IpAddress>)> done) = 0;
+  virtual std::unique_ptr<Question> resolve(const std::string& name,
+                                            std::function<void(std::vector<IpAddress>)> done) = 0;
 };
 
 // With c-ares. `servers` are addresses, each with or without :port; empty: those of

@@ -15,7 +15,6 @@
 
 using namespace hutch;
 using namespace hutch::broker;
-using policy::IpAddress;
 
 namespace {
 

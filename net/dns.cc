@@ -204,7 +204,7 @@ std::vector<std::byte> Dns::answer(std::span<const std::byte> message, uint64_t 
     counters_.no_data++;
     return write_answer(*query, 0, std::nullopt);
   }
-  std::optional<policy::IpAddress> address;
+  std::optional<IpAddress> address;
   if (table_.has(*name) || new_names_.take(1, now_ns) == 1) address = table_.assign(*name, now_ns);
   if (!address) {
     counters_.throttled++;

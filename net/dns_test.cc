@@ -6,7 +6,6 @@
 
 using namespace hutch;
 using namespace hutch::net;
-using policy::IpAddress;
 using policy::Policy;
 
 namespace {
@@ -89,10 +88,10 @@ struct Resolver {
     CHECK(at16(answer, record + 8) == static_cast<int>(Dns::kTimeToLive));
     CHECK(at16(answer, record + 10) == 4);
     CHECK(answer.size() == record + 16);
-    return IpAddress::v4({static_cast<uint8_t>(at(answer, record + 12)),
-                          static_cast<uint8_t>(at(answer, record + 13)),
-                          static_cast<uint8_t>(at(answer, record + 14)),
-                          static_cast<uint8_t>(at(answer, record + 15))});
+    return IpAddress::v4(static_cast<uint8_t>(at(answer, record + 12)),
+                         static_cast<uint8_t>(at(answer, record + 13)),
+                         static_cast<uint8_t>(at(answer, record + 14)),
+                         static_cast<uint8_t>(at(answer, record + 15)));
   }
 
   Policy policy;
@@ -112,8 +111,8 @@ TEST_CASE("a name that the policy knows has an address of its own, and keeps it"
   CHECK(resolver.address("ALLOWED.test") == first);
   CHECK(resolver.table.find(first, resolver.now) == "allowed.test");
   CHECK(resolver.table.find(second, resolver.now) == "a.b.wild.test");
-  CHECK_FALSE(resolver.table.find(IpAddress::v4({198, 18, 0, 3}), resolver.now));
-  CHECK_FALSE(resolver.table.find(IpAddress::v4({8, 8, 8, 8}), resolver.now));
+  CHECK_FALSE(resolver.table.find(IpAddress::v4(198, 18, 0, 3), resolver.now));
+  CHECK_FALSE(resolver.table.find(IpAddress::v4(8, 8, 8, 8), resolver.now));
   CHECK_FALSE(resolver.table.find(*IpAddress::parse("::ffff:198.18.0.1"), resolver.now));
   // The question comes back as it was asked, in its spelling.
   Bytes asked = query("AlLowed.test"), answer = resolver.ask("AlLowed.test");

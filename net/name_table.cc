@@ -4,8 +4,6 @@
 
 namespace hutch::net {
 
-using policy::IpAddress;
-
 void NameTable::touch(Names::iterator entry, uint64_t now_ns) {
   entry->used_ns = now_ns;
   names_.splice(names_.end(), names_, entry);

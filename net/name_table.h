@@ -13,8 +13,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/ip_address.h"
 #include "base/result.h"
-#include "policy/ip_address.h"
 
 namespace hutch::net {
 
@@ -37,13 +37,13 @@ class NameTable {
   // The address of a canonical name, the same as long as it is used. Nothing when the table is
   // full of names that are in use: an address never comes to stand for another name while somebody
   // may still mean the first.
-  std::optional<policy::IpAddress> assign(std::string_view name, uint64_t now_ns);
+  std::optional<IpAddress> assign(std::string_view name, uint64_t now_ns);
   bool has(std::string_view name) const { return by_name_.contains(name); }
   // The name that an address stands for; nothing for any other address. It is then in use.
-  std::optional<std::string> find(const policy::IpAddress& address, uint64_t now_ns);
+  std::optional<std::string> find(const IpAddress& address, uint64_t now_ns);
   // A connection to it is open: it keeps its name until as many calls of release().
-  void hold(const policy::IpAddress& address);
-  void release(const policy::IpAddress& address, uint64_t now_ns);
+  void hold(const IpAddress& address);
+  void release(const IpAddress& address, uint64_t now_ns);
 
   std::vector<Entry> save() const;
   // Into an empty table. An error when entries are not what save() gives: the file is not trusted.

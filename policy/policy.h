@@ -17,8 +17,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/ip_address.h"
 #include "base/result.h"
-#include "policy/ip_address.h"
 
 namespace hutch::policy {
 

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include "policy/address_floor.h"
 #include "policy/host_name.h"
 
 using namespace hutch;

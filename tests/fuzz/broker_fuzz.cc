@@ -20,10 +20,10 @@ class FixedResolver final : public Resolver {
  public:
   explicit FixedResolver(Loop& loop) : loop_(loop) {}
   std::unique_ptr<Question> resolve(
-      const std::string& name, std::function<void(std::vector<policy::IpAddress>)> done) override {
+      const std::string& name, std::function<void(std::vector<IpAddress>)> done) override {
     FUZZ_CHECK(!name.empty());
-    std::vector<policy::IpAddress> found;
-    if (name.front() != 'n') found.push_back(*policy::IpAddress::parse("169.254.169.254"));
+    std::vector<IpAddress> found;
+    if (name.front() != 'n') found.push_back(*IpAddress::parse("169.254.169.254"));
     auto wanted = std::make_shared<bool>(true);
     loop_.post([=] {
       if (*wanted) done(found);

@@ -28,7 +28,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   for (const net::NameTable::Entry& entry : table.save()) {
     FUZZ_CHECK(policy.knows(entry.name));
-    FUZZ_CHECK(table.find(policy::IpAddress::v4(entry.address), now) == entry.name);
+    FUZZ_CHECK(table.find(IpAddress::v4(entry.address), now) == entry.name);
   }
   net::NameTable restored;
   FUZZ_CHECK(restored.restore(table.save(), now).has_value());

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "policy/address_floor.h"
 #include "policy/host_name.h"
 #include "policy/policy.h"
 #include "tests/fuzz/fuzz_input.h"

@@ -1,8 +1,5 @@
-#include "policy/ip_address.h"
+#include "policy/address_floor.h"
 
-#include <arpa/inet.h>
-
-#include <algorithm>
 #include <cstring>
 
 namespace hutch::policy {
@@ -77,81 +74,18 @@ constexpr Carrier kCarriers[] = {
     {"::ffff:0:0:0", 96, 12, 0},  // translated, RFC 2765
 };
 
-std::optional<uint8_t> parse_byte(std::string_view text) {
-  if (text.empty() || text.size() > 3 || (text.size() > 1 && text[0] == '0')) return std::nullopt;
-  unsigned value = 0;
-  for (char digit : text) {
-    if (digit < '0' || digit > '9') return std::nullopt;
-    value = value * 10 + static_cast<unsigned>(digit - '0');
-  }
-  if (value > 255) return std::nullopt;
-  return static_cast<uint8_t>(value);
-}
-
-std::optional<IpAddress> parse_v4(std::string_view text) {
-  std::array<uint8_t, 4> bytes;
-  for (size_t i = 0; i < 4; i++) {
-    size_t end = i < 3 ? text.find('.') : text.size();
-    if (end == std::string_view::npos) return std::nullopt;
-    std::optional<uint8_t> byte = parse_byte(text.substr(0, end));
-    if (!byte) return std::nullopt;
-    bytes[i] = *byte;
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return IpAddress::v4(bytes);
-}
-
 }  // namespace
-
-IpAddress IpAddress::v4(std::array<uint8_t, 4> bytes) {
-  IpAddress address;
-  std::copy(bytes.begin(), bytes.end(), address.bytes_.begin());
-  return address;
-}
-
-IpAddress IpAddress::v4(uint32_t value) {
-  return v4({static_cast<uint8_t>(value >> 24), static_cast<uint8_t>(value >> 16),
-             static_cast<uint8_t>(value >> 8), static_cast<uint8_t>(value)});
-}
-
-IpAddress IpAddress::v6(std::array<uint8_t, 16> bytes) {
-  IpAddress address;
-  address.bytes_ = bytes;
-  address.size_ = 16;
-  return address;
-}
-
-std::optional<IpAddress> IpAddress::parse(std::string_view text) {
-  if (text.find(':') == std::string_view::npos) return parse_v4(text);
-  // inet_pton is strict for IPv6; it wants a final zero byte.
-  std::string terminated(text);
-  if (terminated.size() >= INET6_ADDRSTRLEN || terminated.find('\0') != std::string::npos)
-    return std::nullopt;
-  std::array<uint8_t, 16> bytes;
-  if (::inet_pton(AF_INET6, terminated.c_str(), bytes.data()) != 1) return std::nullopt;
-  return v6(bytes);
-}
-
-std::string IpAddress::text() const {
-  char text[INET6_ADDRSTRLEN];
-  ::inet_ntop(is_v4() ? AF_INET : AF_INET6, bytes_.data(), text, sizeof text);
-  return text;
-}
-
-uint32_t IpAddress::v4_value() const {
-  return static_cast<uint32_t>(bytes_[0]) << 24 | static_cast<uint32_t>(bytes_[1]) << 16 |
-         static_cast<uint32_t>(bytes_[2]) << 8 | bytes_[3];
-}
 
 const char* floor_reason(const IpAddress& address) {
   if (address.is_v4()) return find_block(address, kBlocks4);
   if (const char* reason = find_block(address, kBlocks6)) return reason;
   for (const Carrier& carrier : kCarriers) {
     if (!is_in(address.bytes(), IpAddress::parse(carrier.prefix)->bytes(), carrier.bits)) continue;
-    std::array<uint8_t, 4> inside;
-    for (size_t i = 0; i < 4; i++)
-      inside[i] = static_cast<uint8_t>(address.bytes()[carrier.offset + i] ^ carrier.flip);
-    if (const char* reason = floor_reason(IpAddress::v4(inside))) return reason;
+    auto byte = [&](size_t i) {
+      return static_cast<uint8_t>(address.bytes()[carrier.offset + i] ^ carrier.flip);
+    };
+    if (const char* reason = floor_reason(IpAddress::v4(byte(0), byte(1), byte(2), byte(3))))
+      return reason;
   }
   return (address.bytes()[0] & 0xe0) == 0x20 ? nullptr : "not of the open Internet";
 }
