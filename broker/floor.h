@@ -1,5 +1,5 @@
 // Floor: the addresses that no sandbox may reach, whatever its policy says: those that are not of
-// the open Internet (policy/ip_address.h), and this host's own. Only the operator can open some.
+// the open Internet (policy/address_floor.h), and this host's own. Only the operator can open some.
 #pragma once
 
 #include <cstdint>

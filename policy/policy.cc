@@ -108,6 +108,11 @@ Result<Policy> Policy::parse(std::span<const std::string> patterns) {
   if (patterns.size() > kMaxRules)
     return fail(fmt::format("{} hosts are more than {}", patterns.size(), kMaxRules),
                 "allow a domain with *.domain");
+  size_t size = 0;
+  for (const std::string& pattern : patterns) size += pattern.size();
+  if (size > kMaxPatternBytes)
+    return fail(fmt::format("the hosts together are more than {} bytes", kMaxPatternBytes),
+                "allow a domain with *.domain");
   Policy policy;
   for (const std::string& pattern : patterns) policy.rules_.push_back(TRY(parse_rule(pattern)));
   std::sort(policy.rules_.begin(), policy.rules_.end(),

@@ -23,6 +23,8 @@
 namespace hutch::policy {
 
 inline constexpr size_t kMaxRules = 1024;
+// Of all patterns together: what a message of one packet holds.
+inline constexpr size_t kMaxPatternBytes = 64 * 1024;
 
 // What is allowed, by which rule.
 struct Permission {

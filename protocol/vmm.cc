@@ -11,6 +11,7 @@ enum StartFlag : uint8_t {
   kHasAgent = 4,
   kHasConsoleOutput = 8,
   kHasConsoleInput = 16,
+  kHasNetwork = 32,
 };
 
 constexpr size_t kMaxCounters = 4096;
@@ -30,6 +31,17 @@ Result<Decoder> open(std::span<const std::byte> bytes, MessageType type) {
 void encode_counters(Encoder& out, const Report& report) {
   out.u32(static_cast<uint32_t>(report.counters.size()));
   for (const Counter& counter : report.counters) out.string(counter.name).u64(counter.value);
+}
+
+void encode_policy(Encoder& out, const Policy& policy) {
+  out.u8(policy.allows_all).strings(policy.patterns);
+}
+
+Policy decode_policy_fields(Decoder& in) {
+  Policy policy;
+  policy.allows_all = in.u8() != 0;
+  policy.patterns = in.strings();
+  return policy;
 }
 
 Result<Report> decode_counters(Decoder& in) {
@@ -75,6 +87,7 @@ Packet encode(const Start& message) {
     fds.push_back(fd.get());
   };
   if (message.pit) flags |= kHasPit;
+  if (message.network) flags |= kHasNetwork;
   optional(message.initramfs, kHasInitramfs);
   optional(message.agent, kHasAgent);
   optional(message.console_output, kHasConsoleOutput);
@@ -90,6 +103,10 @@ Packet encode(const Start& message) {
   for (const Disk& disk : message.disks) {
     out.u8(disk.read_only).string(disk.id);
     fds.push_back(disk.file.get());
+  }
+  if (message.network) {
+    encode_policy(out, message.network->policy);
+    fds.push_back(message.network->broker.get());
   }
   return {out.take(), std::move(fds)};
 }
@@ -117,6 +134,7 @@ Result<Start> decode_start(std::span<const std::byte> bytes, std::vector<Fd> fds
     if (disk.id.size() > 20) return fail(fmt::format("disk id \"{}\" is over 20 bytes", disk.id));
     message.disks.push_back(std::move(disk));
   }
+  if (flags & kHasNetwork) message.network.emplace().policy = decode_policy_fields(in);
   TRY(in.finish("Start"));
 
   if (message.cpus < 1 || message.cpus > kMaxCpus)
@@ -139,6 +157,7 @@ Result<Start> decode_start(std::span<const std::byte> bytes, std::vector<Fd> fds
   if (flags & kHasConsoleOutput) message.console_output = TRY(take_fd());
   if (flags & kHasConsoleInput) message.console_input = TRY(take_fd());
   for (Disk& disk : message.disks) disk.file = TRY(take_fd());
+  if (message.network) message.network->broker = TRY(take_fd());
   if (next_fd != fds.size()) return fail("Start with descriptors that nothing names");
   return message;
 }
@@ -154,6 +173,19 @@ Result<Connect> decode_connect(std::span<const std::byte> bytes, std::vector<Fd>
   TRY(in.finish("Connect"));
   if (fds.size() != 1) return fail("Connect needs exactly one descriptor");
   message.stream = std::move(fds[0]);
+  return message;
+}
+
+Packet encode(const Policy& message) {
+  Encoder out = begin(MessageType::kPolicy);
+  encode_policy(out, message);
+  return {out.take(), {}};
+}
+
+Result<Policy> decode_policy(std::span<const std::byte> bytes) {
+  Decoder in = TRY(open(bytes, MessageType::kPolicy));
+  Policy message = decode_policy_fields(in);
+  TRY(in.finish("Policy"));
   return message;
 }
 
@@ -219,7 +251,7 @@ Result<MessageType> type_of(std::span<const std::byte> bytes) {
   if (bytes.empty()) return fail("an empty message");
   auto type = static_cast<uint8_t>(bytes[0]);
   bool known = (type >= static_cast<uint8_t>(MessageType::kStart) &&
-                type <= static_cast<uint8_t>(MessageType::kConnect)) ||
+                type <= static_cast<uint8_t>(MessageType::kPolicy)) ||
                (type >= static_cast<uint8_t>(MessageType::kMark) &&
                 type <= static_cast<uint8_t>(MessageType::kEnded));
   if (!known) return fail(fmt::format("a message of unknown type {}", type));

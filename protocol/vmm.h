@@ -7,6 +7,7 @@
 //   launcher                              hutch-vmm
 //   Start + descriptors  ->
 //                        <-               Mark (first_run, init, agent), each once
+//   Policy               ->            which hosts the guest may reach from now on
 //   Query                ->
 //                        <-               Report
 //   Stop                 ->
@@ -19,6 +20,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -40,6 +42,7 @@ enum class MessageType : uint8_t {
   kQuery = 2,  // no fields
   kStop = 3,   // no fields
   kConnect = 4,
+  kPolicy = 5,
   kMark = 65,
   kReport = 66,
   kEnded = 67,
@@ -58,19 +61,32 @@ struct Disk {
   std::string id;  // at most 20 bytes, what the guest reads as the disk's serial number
 };
 
+// Which hosts the guest may reach (policy/policy.h reads the patterns).
+struct Policy {
+  bool allows_all = false;
+  std::vector<std::string> patterns;
+};
+
+// The guest's network device.
+struct Network {
+  Policy policy;
+  Fd broker;  // SOCK_SEQPACKET, protocol/broker.h
+};
+
 struct Start {
   uint32_t cpus = 1;               // 1 to kMaxCpus
   uint64_t memory = 256ull << 20;  // bytes, a multiple of 1 MiB, kMinMemory to kMaxMemory
   Description description = Description::kAuto;
-  std::string command_line;  // of the kernel; the VMM adds what describes the machine
-  bool pit = false;          // an emulated 8254 timer also beside a device tree
-  Fd kvm;                    // an open /dev/kvm
-  Fd kernel;                 // ELF vmlinux or bzImage
-  Fd initramfs;              // optional
-  Fd agent;                  // optional: stream socket bridged to the agent's connection
-  Fd console_output;         // optional: gets the serial console's bytes; may drop when slow
-  Fd console_input;          // optional: feeds the serial console
-  std::vector<Disk> disks;   // at most kMaxDisks, /dev/vda first
+  std::string command_line;        // of the kernel; the VMM adds what describes the machine
+  bool pit = false;                // an emulated 8254 timer also beside a device tree
+  Fd kvm;                          // an open /dev/kvm
+  Fd kernel;                       // ELF vmlinux or bzImage
+  Fd initramfs;                    // optional
+  Fd agent;                        // optional: stream socket bridged to the agent's connection
+  Fd console_output;               // optional: gets the serial console's bytes; may drop when slow
+  Fd console_input;                // optional: feeds the serial console
+  std::vector<Disk> disks;         // at most kMaxDisks, /dev/vda first
+  std::optional<Network> network;  // none: the guest has no network device
 };
 
 // A new stream to a vsock port of the guest; the descriptor is closed when the guest refuses.
@@ -125,6 +141,7 @@ struct Packet {
 };
 Packet encode(const Start& message);
 Packet encode(const Connect& message);
+Packet encode(const Policy& message);
 Packet encode(const Mark& message);
 Packet encode(const Report& message);
 Packet encode(const Ended& message);
@@ -135,6 +152,7 @@ Result<MessageType> type_of(std::span<const std::byte> bytes);
 // Each takes the whole packet and, where descriptors belong to it, takes them over.
 Result<Start> decode_start(std::span<const std::byte> bytes, std::vector<Fd> fds);
 Result<Connect> decode_connect(std::span<const std::byte> bytes, std::vector<Fd> fds);
+Result<Policy> decode_policy(std::span<const std::byte> bytes);
 Result<Mark> decode_mark(std::span<const std::byte> bytes);
 Result<Report> decode_report(std::span<const std::byte> bytes);
 Result<Ended> decode_ended(std::span<const std::byte> bytes);
