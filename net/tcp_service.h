@@ -1,0 +1,103 @@
+// TcpService: the guest's connections as a whole: which SYN becomes a flow, what each flow does
+// when, and how it ends.
+//
+// What a segment, a socket or a decision changes in a flow is only noted at first; run() then does
+// for all of them what follows, so that a batch of frames costs each flow one acknowledgement and
+// few system calls. Belongs to one loop.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <vector>
+
+#include "base/loop.h"
+#include "base/token_bucket.h"
+#include "net/counters.h"
+#include "net/decisions.h"
+#include "net/flow_opener.h"
+#include "net/flow_table.h"
+#include "net/link.h"
+
+namespace hutch::net {
+
+struct TcpOptions {
+  size_t max_flows = 1024;
+  size_t max_opening = 256;  // of those, whose far side has not answered yet
+  uint64_t syn_burst = 2048;
+  uint64_t syns_per_second = 1000;
+  size_t memory = 16 * 1024 * 1024;         // of all flows, beyond 8 KiB for each
+  std::function<uint64_t()> clock;          // nanoseconds, never back; empty: monotonic_ns()
+  std::function<uint32_t()> random_number;  // unpredictable; empty: the kernel's
+};
+
+class TcpService {
+ public:
+  // All must outlive it.
+  TcpService(Loop& loop, Link& link, FlowOpener& opener, NameLookup& names, LiteralPolicy& literals,
+             DnsResponder& dns, Counters& counters, TcpOptions options);
+  ~TcpService();
+  TcpService(const TcpService&) = delete;
+  TcpService& operator=(const TcpService&) = delete;
+
+  // A segment of the guest, from its address. To be followed by run().
+  void on_segment(const IpAddress& far, const TcpPacket& packet);
+  // Does what is due.
+  void run();
+  // The guest has made room; run() follows.
+  void on_room();
+
+  // Resets every flow whose target `is_cut` holds for; returns how many. Flows that end in the
+  // gateway itself have no target.
+  size_t close_where(const std::function<bool(const FlowTarget&)>& is_cut);
+  // Resets all flows.
+  void reset_all();
+
+  size_t flow_count() const { return table_.size(); }
+  size_t opening_count() const { return opening_; }
+  // Bytes of memory beyond what each flow always may have.
+  size_t memory() const { return budget_.used(); }
+  // When the timer is due, by the clock; TcpFlow::kNever.
+  uint64_t next_wake() const { return wake_ns_; }
+
+ private:
+  class Sender;
+
+  void open(const FlowKey& key, const TcpPacket& packet);
+  void ask(Flow& flow);
+  void on_connected(const FlowKey& key, uint64_t serial);
+  void on_ready(const FlowKey& key, uint64_t serial, Fd stream, size_t consumed);
+  void on_refused(const FlowKey& key, uint64_t serial);
+  void on_stream(const FlowKey& key, uint64_t serial);
+  Flow* find(const FlowKey& key, uint64_t serial);
+  void answer_with_reset(const FlowKey& key, const TcpSegment& segment);
+  void opened(Flow& flow);
+  void make_ready(Flow& flow);
+  bool settle(Flow& flow);
+  void carry(Flow& flow);
+  void cut(Flow& flow);
+  void remove(Flow& flow);
+  void on_timer();
+  void arm(uint64_t deadline_ns);
+
+  Loop& loop_;
+  Link& link_;
+  FlowOpener& opener_;
+  NameLookup& names_;
+  LiteralPolicy& literals_;
+  DnsResponder& dns_;
+  Counters& counters_;
+  const TcpOptions options_;
+  TokenBucket syns_;
+  BufferBudget budget_;
+  FlowTable table_;
+  size_t opening_ = 0;
+  bool has_room_ = true;  // the guest, for frames
+  bool is_running_ = false;
+  uint64_t now_ns_ = 0;  // while it runs
+  std::deque<FlowKey> ready_;
+  std::vector<FlowKey> parked_;
+  uint64_t wake_ns_ = TcpFlow::kNever;
+  Watch wake_;
+};
+
+}  // namespace hutch::net
