@@ -1,0 +1,61 @@
+#include "net/names.h"
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+
+using namespace hutch;
+using namespace hutch::net;
+using policy::Policy;
+
+namespace {
+
+Policy make(std::vector<std::string> patterns) {
+  return *Policy::parse(patterns);
+}
+
+// A question for the address of a name of two labels.
+std::vector<std::byte> question(const std::string& first, const std::string& second) {
+  std::string text = {1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0};
+  for (const std::string& label : {first, second}) text += static_cast<char>(label.size()) + label;
+  text += std::string("\0\0\1\0\1", 5);
+  std::vector<std::byte> bytes(text.size());
+  std::transform(text.begin(), text.end(), bytes.begin(),
+                 [](char c) { return static_cast<std::byte>(c); });
+  return bytes;
+}
+
+}  // namespace
+
+TEST_CASE("an address stands for its name while the policy knows it") {
+  Names names(make({"allowed.test:443", "1.2.3.4"}));
+  CHECK(names.answer(question("allowed", "test"), 512).has_value());
+  CHECK_FALSE(names.answer(question("allowed", "test"), 20));
+  IpAddress address = IpAddress::v4(198, 18, 0, 1);
+  CHECK(names.find(address) == "allowed.test");
+  CHECK_FALSE(names.find(IpAddress::v4(198, 18, 0, 2)));
+  CHECK(names.allows(FlowTarget{"allowed.test", address, 443}));
+  CHECK_FALSE(names.allows(FlowTarget{"allowed.test", address, 80}));
+  names.set_policy(make({"other.test"}));
+  CHECK_FALSE(names.find(address));
+  CHECK_FALSE(names.allows(FlowTarget{"allowed.test", address, 443}));
+  CHECK_FALSE(names.allows(FlowTarget{"", IpAddress::v4(1, 2, 3, 4), 80}));
+  // Asked for again, it is the same.
+  names.set_policy(make({"allowed.test"}));
+  CHECK(names.find(address) == "allowed.test");
+  CHECK(names.dns_counters().answered == 2);
+}
+
+TEST_CASE("an address that could stand for a name is never a literal") {
+  Names names(Policy::all());
+  for (const char* text : {"198.18.0.0", "198.18.0.1", "198.19.255.255"}) {
+    IpAddress address = *IpAddress::parse(text);
+    CHECK_FALSE(names.allows(address, 443));
+    CHECK_FALSE(names.allows(FlowTarget{"", address, 443}));
+  }
+  CHECK(names.allows(*IpAddress::parse("198.17.255.255"), 443));
+  CHECK(names.allows(*IpAddress::parse("198.20.0.0"), 443));
+  CHECK(names.allows(*IpAddress::parse("8.8.8.8"), 53));
+  names.set_policy(make({"198.18.0.1"}));
+  CHECK_FALSE(names.allows(*IpAddress::parse("198.18.0.1"), 443));
+}
