@@ -8,6 +8,7 @@
 
 #include "base/sys.h"
 #include "lib/vm.h"
+#include "policy/policy.h"
 
 using hutch::Error;
 using hutch::fail;
@@ -123,6 +124,42 @@ int read_disk(const hutch_disk* given, VmDisk* disk, hutch_error** error) {
   return HUTCH_OK;
 }
 
+int read_list(const char* const* list, size_t count, std::vector<std::string>* out,
+              hutch_error** error) {
+  if (list == nullptr && count != 0) return invalid(error, "a count without its list");
+  for (size_t i = 0; i < count; i++) out->push_back(text(list[i]));
+  return HUTCH_OK;
+}
+
+int read_policy(int allow_all, const char* const* hosts, size_t host_count,
+                hutch::protocol::broker::Policy* out, hutch_error** error) {
+  int code = read_list(hosts, host_count, &out->patterns, error);
+  if (code != HUTCH_OK) return code;
+  out->allows_all = allow_all != 0;
+  if (out->allows_all && !out->patterns.empty()) return invalid(error, "hosts beside allow_all");
+  auto policy = hutch::policy::Policy::parse(out->patterns);
+  if (!policy) return give(error, HUTCH_INVALID, policy.error());
+  return HUTCH_OK;
+}
+
+int read_network(const hutch_network* given, hutch::lib::NetworkOptions* out, hutch_error** error) {
+  hutch_network options;
+  if (!read_options(given, &options)) return invalid(error, kBadOptions);
+  int code = read_policy(options.allow_all, options.hosts, options.host_count, &out->policy, error);
+  if (code == HUTCH_OK)
+    code = read_list(options.opened_blocks, options.opened_block_count, &out->opened, error);
+  if (code == HUTCH_OK)
+    code = read_list(options.dns_servers, options.dns_server_count, &out->servers, error);
+  if (code != HUTCH_OK) return code;
+  out->broker_path = text(options.broker_path);
+  if (options.decision_log_fd > 0) {
+    Result<Fd> copy = duplicate(options.decision_log_fd);
+    if (!copy) return give(error, copy.error());
+    out->log = std::move(*copy);
+  }
+  return HUTCH_OK;
+}
+
 int read_vm_options(const hutch_vm_options* given, VmOptions* out, hutch_error** error) {
   namespace vmm = hutch::protocol::vmm;
   hutch_vm_options options;
@@ -174,7 +211,8 @@ int read_vm_options(const hutch_vm_options* given, VmOptions* out, hutch_error**
     if (code != HUTCH_OK) return code;
     out->disks.push_back(std::move(disk));
   }
-  return HUTCH_OK;
+  if (options.network == nullptr) return HUTCH_OK;
+  return read_network(options.network, &out->network.emplace(), error);
 }
 
 // After a request to the agent: sends it, and stores the task.
@@ -297,6 +335,17 @@ hutch_agent* hutch_vm_agent(hutch_vm* vm) {
 int hutch_vm_query(hutch_vm* vm, hutch_error** error) {
   Result<void> asked = vm->vm->query();
   return asked ? HUTCH_OK : give(error, asked.error());
+}
+
+int hutch_vm_set_policy(hutch_vm* vm, int allow_all, const char* const* hosts, size_t host_count,
+                        hutch_error** error) {
+  if (vm == nullptr) return invalid(error, "the machine is NULL");
+  hutch::protocol::broker::Policy policy;
+  int code = read_policy(allow_all, hosts, host_count, &policy, error);
+  if (code != HUTCH_OK) return code;
+  Result<void> set = vm->vm->set_policy({policy.allows_all, std::move(policy.patterns)});
+  if (!set) return give(error, HUTCH_STATE, set.error());
+  return HUTCH_OK;
 }
 
 int hutch_vm_stop(hutch_vm* vm, hutch_error** error) {

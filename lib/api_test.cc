@@ -111,6 +111,48 @@ TEST_CASE("options of another version are taken as far as they are understood") 
   CHECK(vm == nullptr);
 }
 
+TEST_CASE("the hosts of a network are checked before anything starts") {
+  hutch_vm* vm = nullptr;
+  hutch_network network{};
+  network.size = sizeof network;
+  hutch_vm_options options{};
+  options.size = sizeof options;
+  options.kernel = "/dev/null";
+  options.vmm_path = "/no/such/hutch-vmm";
+  options.network = &network;
+  Error error;
+  SUBCASE("a pattern that is none is named") {
+    const char* hosts[] = {"allowed.test", "*.com"};
+    network.hosts = hosts;
+    network.host_count = 2;
+    CHECK(hutch_vm_start(&options, &vm, &error.value) == HUTCH_INVALID);
+    CHECK(error.message().find("\"*.com\" would allow a whole top-level domain") == 0);
+    CHECK(std::string(hutch_error_remedy(error.value)).find("*.example.com") != std::string::npos);
+  }
+  SUBCASE("all and some") {
+    const char* hosts[] = {"allowed.test"};
+    network.hosts = hosts;
+    network.host_count = 1;
+    network.allow_all = 1;
+    CHECK(hutch_vm_start(&options, &vm, &error.value) == HUTCH_INVALID);
+  }
+  SUBCASE("a count without its list") {
+    network.dns_server_count = 1;
+    CHECK(hutch_vm_start(&options, &vm, &error.value) == HUTCH_INVALID);
+  }
+  SUBCASE("no size") {
+    network.size = 0;
+    CHECK(hutch_vm_start(&options, &vm, &error.value) == HUTCH_INVALID);
+  }
+  SUBCASE("good ones go on to look for the VMM") {
+    const char* hosts[] = {"allowed.test:443", "*.wild.test"};
+    network.hosts = hosts;
+    network.host_count = 2;
+    CHECK(hutch_vm_start(&options, &vm, &error.value) == HUTCH_NOT_FOUND);
+  }
+  CHECK(vm == nullptr);
+}
+
 TEST_CASE("options out of their range are refused with the range") {
   hutch_vm* vm = nullptr;
   hutch_vm_options options{};

@@ -23,6 +23,7 @@ constexpr size_t kStackSize = 64 * 1024;
 // What the child reads; it shares the parent's memory until it runs the program.
 struct Plan {
   const char* path;
+  const char* name;
   int null, log, control;
   pid_t parent;
   bool end_with_thread;
@@ -55,7 +56,7 @@ int run_child(void* argument) {
       ::dup2(plan.log, STDERR_FILENO) < 0 || ::dup2(plan.control, kControl) < 0)
     return report(plan);
   if (::syscall(SYS_close_range, kControl + 1, ~0u, 0) < 0) return report(plan);
-  std::array<const char*, 4> arguments{"hutch-vmm", "--control-fd", "3", nullptr};
+  std::array<const char*, 4> arguments{plan.name, "--control-fd", "3", nullptr};
   const char* environment = nullptr;
   ::execve(plan.path, const_cast<char* const*>(arguments.data()),
            const_cast<char* const*>(&environment));
@@ -76,8 +77,9 @@ Result<Child> start_child(const ChildOptions& options) {
   Fd null = TRY(above_standard(opened_null.get()));
   Fd control = TRY(above_standard(options.control));
   Fd log = TRY(above_standard(options.log >= 0 ? options.log : null.get()));
-  Plan plan{options.path.c_str(), null.get(), log.get(),
-            control.get(),        ::getpid(), options.end_with_thread};
+  std::string name = options.path.substr(options.path.rfind('/') + 1);
+  Plan plan{options.path.c_str(), name.c_str(),           null.get(), log.get(), control.get(),
+            ::getpid(),           options.end_with_thread};
 
   sigset_t all, before;
   ::sigfillset(&all);
@@ -96,9 +98,10 @@ Result<Child> start_child(const ChildOptions& options) {
   if (plan.error != 0) {
     siginfo_t ignored;
     ::waitid(P_PIDFD, static_cast<id_t>(process), &ignored, WEXITED);
-    return fail_errno(
-        plan.error, fmt::format("running {}", options.path),
-        plan.error == ENOENT ? "install hutch-vmm beside the program that starts it" : "");
+    return fail_errno(plan.error, fmt::format("running {}", options.path),
+                      plan.error == ENOENT
+                          ? fmt::format("install {} beside the program that starts it", name)
+                          : "");
   }
   return child;
 }

@@ -1,4 +1,4 @@
-// Starts the VMM process.
+// Starts the processes of a machine: its VMM and its broker.
 #pragma once
 
 #include <sys/types.h>

@@ -129,12 +129,36 @@ Result<void> Vm::launch() {
     agent_ = TRY(AgentConnection::create(poller_, kAgentTag, std::move(host)));
     agent_deadline_ = now + options_.agent_timeout_ns;
   }
+  if (options_.network) start.network = TRY(launch_broker());
   protocol::vmm::Packet packet = encode(start);
   Result<void> sent = send_message(control_.get(), packet.bytes, packet.fds);
   // A VMM that ended at once has closed the socket; its own message or its status says why.
   if (!sent && sent.error().number != EPIPE && sent.error().number != ECONNRESET) return sent;
   update_deadline();
   return {};
+}
+
+Result<protocol::vmm::Network> Vm::launch_broker() {
+  NetworkOptions& network = *options_.network;
+  if (network.broker_path.empty())
+    network.broker_path =
+        options_.vmm_path.substr(0, options_.vmm_path.rfind('/') + 1) + "hutch-broker";
+  auto [vmm, broker] = TRY(socket_pair(SOCK_SEQPACKET));
+  protocol::vmm::Network result;
+  result.policy = {network.policy.allows_all, network.policy.patterns};
+  result.broker = std::move(vmm);
+  broker_ = TRY(BrokerProcess::start(std::move(network), std::move(broker), options_.log,
+                                     options_.end_with_thread));
+  return result;
+}
+
+Result<void> Vm::set_policy(const protocol::vmm::Policy& policy) {
+  if (!broker_) return fail("the machine has no network");
+  if (!control_) return fail("the machine has ended");
+  // The VMM first: it cuts what the guest has, the broker what a VMM might keep.
+  protocol::vmm::Packet packet = encode(policy);
+  TRY(send_message(control_.get(), packet.bytes, packet.fds));
+  return broker_->set_policy({policy.allows_all, policy.patterns});
 }
 
 std::unique_ptr<Event> Vm::next_event() {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "lib/agent_connection.h"
+#include "lib/broker_process.h"
 #include "lib/event.h"
 #include "lib/poller.h"
 #include "lib/private_copy.h"
@@ -45,6 +46,7 @@ struct VmOptions {
   std::string vmm_path;  // empty: hutch-vmm beside the running executable
   std::string kvm_path;
   bool end_with_thread = false;
+  std::optional<NetworkOptions> network;
 };
 
 class Vm {
@@ -60,12 +62,15 @@ class Vm {
   // Null without an agent.
   AgentConnection* agent() { return agent_.get(); }
   Result<void> query();
+  // Which hosts the guest may reach from now on. An error without a network.
+  Result<void> set_policy(const protocol::vmm::Policy& policy);
   Result<void> stop();
   pid_t process_id() const { return child_.process_id; }
 
  private:
   Vm(Poller poller, VmOptions options);
   Result<void> launch();
+  Result<protocol::vmm::Network> launch_broker();
   void pump();
   void receive_control();
   Result<void> handle_message(std::span<const std::byte> bytes);
@@ -86,6 +91,7 @@ class Vm {
   Poller poller_;
   VmOptions options_;
   Child child_;
+  std::unique_ptr<BrokerProcess> broker_;
   Fd control_;
   std::shared_ptr<AgentConnection> agent_;
   EventQueue events_;

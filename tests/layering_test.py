@@ -21,7 +21,7 @@ BESIDE = {"guest-agent": {"base", "protocol"}, "bench": {"base", "artefacts"}}
 # Floor 5 reaches the VMM only through protocol/.
 ONLY = {"control": {"base", "protocol", "artefacts", "policy", "serve-options"},
         "cli": {"base", "protocol", "artefacts", "serve-options"},
-        "lib": {"base", "protocol"}}
+        "lib": {"base", "protocol", "policy"}}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')
 
 

@@ -199,6 +199,23 @@ typedef struct hutch_disk {
   size_t extent_count;
 } hutch_disk;
 
+/* A network device for the guest, and the hosts that it may reach: docs/egress.md. */
+typedef struct hutch_network {
+  size_t size;
+  int allow_all;            /* every host of the open Internet; `hosts` is empty then */
+  const char* const* hosts; /* "host", "*.domain", "1.2.3.4", "[2001:db8::1]", each with or without
+                               ":port"; none: nothing is reached */
+  size_t host_count;
+  /* Blocks of private addresses ("10.1.0.0/16") that may be reached where `hosts` allow it; without
+   * them only the open Internet is, whatever a name resolves to. */
+  const char* const* opened_blocks;
+  size_t opened_block_count;
+  const char* const* dns_servers; /* addresses, with or without ":port"; none: the host's */
+  size_t dns_server_count;
+  int decision_log_fd;     /* open for reading and appending; 0 or less: none */
+  const char* broker_path; /* the program hutch-broker; NULL: beside hutch-vmm */
+} hutch_network;
+
 typedef enum hutch_description {
   HUTCH_DESCRIBE_AUTO = 0, /* a device tree for a kernel that takes one, else an MP table */
   HUTCH_DESCRIBE_DEVICE_TREE = 1,
@@ -230,6 +247,7 @@ typedef struct hutch_vm_options {
   /* Kill the machine when the calling thread ends, even if the process goes on. When the process
    * ends the machine always does. */
   int end_with_thread;
+  const hutch_network* network; /* NULL: the guest has no network device */
 } hutch_vm_options;
 
 /* Starts a machine: returns as soon as its VMM has been given all that it needs. */
@@ -245,6 +263,10 @@ HUTCH_EXPORT int hutch_vm_next_event(hutch_vm* vm, hutch_event** event, hutch_er
 HUTCH_EXPORT hutch_agent* hutch_vm_agent(hutch_vm* vm);
 /* Asks the VMM for its counters: a REPORT follows. */
 HUTCH_EXPORT int hutch_vm_query(hutch_vm* vm, hutch_error** error);
+/* Which hosts the guest may reach from now on, as in hutch_network; connections that are not
+ * allowed any more are reset. HUTCH_INVALID names a host that is none. */
+HUTCH_EXPORT int hutch_vm_set_policy(hutch_vm* vm, int allow_all, const char* const* hosts,
+                                     size_t host_count, hutch_error** error);
 /* Ends the machine as a power cut does; ENDED follows, within 3 s also from a VMM that hangs. For
  * an orderly end use hutch_agent_shutdown. */
 HUTCH_EXPORT int hutch_vm_stop(hutch_vm* vm, hutch_error** error);
