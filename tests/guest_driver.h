@@ -12,6 +12,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -74,6 +75,28 @@ class FakeInterrupt final : public Interrupt {
   mutable std::mutex mutex_;
   std::condition_variable raised_;
   uint64_t count_ = 0;
+};
+
+// Counts the reads of each byte of a range.
+class ReadCounter final : public AccessObserver {
+ public:
+  explicit ReadCounter(GuestRange watched) : watched_(watched), reads_(watched.size) {}
+  void on_read(GuestRange range) override {
+    if (!watched_.contains(range)) return;
+    uint64_t first = range.start.value() - watched_.start.value();
+    for (uint64_t i = 0; i < range.size; i++) reads_[first + i]++;
+  }
+  void on_write(GuestRange) override {}
+  int most() const { return std::ranges::max(reads_); }
+  // How many bytes have been read at all.
+  int64_t touched() const {
+    return std::ranges::count_if(reads_, [](int count) { return count > 0; });
+  }
+  void clear() { std::ranges::fill(reads_, 0); }
+
+ private:
+  GuestRange watched_;
+  std::vector<int> reads_;
 };
 
 // What submit() made available: where its buffers lie.

@@ -4,9 +4,13 @@
 #include <atomic>
 #include <bit>
 #include <cassert>
+#include <utility>
 
 namespace hutch::virtio {
 namespace {
+
+// As many as a frame of 64 KiB needs when each buffer holds an Ethernet frame of the usual size.
+constexpr size_t kMaxSpareBuffers = 64;
 
 // Offsets within rings that Queue::create found to lie in RAM cannot wrap.
 GuestAddress at(GuestAddress start, uint64_t offset) {
@@ -76,8 +80,13 @@ Result<std::optional<Chain>> Queue::pop() {
   if (head >= size_)
     return fail(fmt::format("available descriptor {} in a queue of {}", head, size_));
 
-  buffers_.clear();
-  Chain chain(*memory_, head, std::move(buffers_));
+  std::vector<GuestRange> buffers;
+  if (!spare_buffers_.empty()) {
+    buffers = std::move(spare_buffers_.back());
+    spare_buffers_.pop_back();
+    buffers.clear();
+  }
+  Chain chain(*memory_, head, std::move(buffers));
   Result<void> walked = walk(chain, Table{layout_.descriptors, size_, false}, head);
   if (!walked) {
     chain.outstanding_ = false;
@@ -156,22 +165,34 @@ void Queue::undo_pop(Chain&& chain) {
 void Queue::abandon(Chain&& chain) {
   assert(chain.outstanding_);
   chain.outstanding_ = false;
-  buffers_ = std::move(chain.buffers_);
+  if (spare_buffers_.size() < kMaxSpareBuffers) spare_buffers_.push_back(std::move(chain.buffers_));
 }
 
 Result<void> Queue::complete(Chain&& chain, uint64_t written) {
+  TRY(complete_unpublished(std::move(chain), written));
+  return publish();
+}
+
+Result<void> Queue::complete_unpublished(Chain&& chain, uint64_t written) {
   spec::UsedEntry entry{chain.head_,
                         static_cast<uint32_t>(std::min(written, chain.writable_size_))};
   abandon(std::move(chain));
   uint64_t slot = next_used_ % size_;
   TRY(memory_->write(at(layout_.used, spec::kRingEntries + sizeof(entry) * slot), entry));
   next_used_++;
-  outstanding_--;
-  // Release: the driver that sees the index also sees the entry and the buffers.
+  unpublished_++;
+  return {};
+}
+
+Result<void> Queue::publish() {
+  if (unpublished_ == 0) return {};
+  outstanding_ = static_cast<uint16_t>(outstanding_ - std::exchange(unpublished_, uint16_t{0}));
+  // Release: the driver that sees the index also sees the entries and the buffers.
   return memory_->store_release(at(layout_.used, spec::kRingIndex), next_used_);
 }
 
 Result<bool> Queue::should_interrupt() {
+  assert(unpublished_ == 0);
   uint16_t before = std::exchange(signalled_used_, next_used_);
   if (before == next_used_) return false;
   // The used index must be visible before the driver's wish is read: the driver writes its wish
@@ -187,17 +208,18 @@ Result<bool> Queue::should_interrupt() {
   return static_cast<uint16_t>(next_used_ - event - 1) < static_cast<uint16_t>(next_used_ - before);
 }
 
-Result<bool> Queue::enable_notification() {
+Result<bool> Queue::enable_notification(uint16_t known) {
+  const auto expected = static_cast<uint16_t>(next_available_ + known);
   if (event_index_) {
     TRY(memory_->store_release(
-        at(layout_.used, spec::kRingEntries + sizeof(spec::UsedEntry) * size_), next_available_));
+        at(layout_.used, spec::kRingEntries + sizeof(spec::UsedEntry) * size_), expected));
   } else {
     TRY(memory_->store_release(at(layout_.used, spec::kRingFlags), 0));
   }
   // The wish must be visible before the index is read again, or both sides sleep.
   std::atomic_thread_fence(std::memory_order_seq_cst);
   uint16_t available = TRY(memory_->load_acquire(at(layout_.available, spec::kRingIndex)));
-  return available != next_available_;
+  return available != expected;
 }
 
 Result<void> Queue::disable_notification() {

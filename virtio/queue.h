@@ -52,20 +52,28 @@ class Queue {
 
   // The next request, or nothing when the driver has made none available. Errors: a broken ring.
   Result<std::optional<Chain>> pop();
-  // Puts the chain back un-served; the next pop() reads it again. Only the chain popped last.
+  // Puts the chain back un-served; the next pop() reads it again. Only the chain popped last, so
+  // of several the last one first.
   void undo_pop(Chain&& chain);
   // Gives a request back with the number of bytes written into its writable part (clamped to it).
   Result<void> complete(Chain&& chain, uint64_t written);
+  // The same, but the driver sees it only after publish(): for several that it must see together,
+  // or that need not cost an access to the shared index each. Still in flight until then.
+  Result<void> complete_unpublished(Chain&& chain, uint64_t written);
+  Result<void> publish();
   // Drops a request unanswered, for a queue that will be stopped because it is broken.
   void abandon(Chain&& chain);
-  // Whether the driver wants an interrupt for what has been completed since the last call.
+  // Whether the driver wants an interrupt for what has been completed since the last call. After
+  // publish().
   Result<bool> should_interrupt();
-  // Asks the driver to notify (again) and returns whether requests are already waiting, in which
-  // case the caller must pop once more. Call before going to sleep.
-  Result<bool> enable_notification();
+  // Asks the driver to notify (again) and returns whether more than `known` requests are already
+  // waiting, in which case the caller must pop once more. Call before going to sleep; `known`
+  // requests were popped, were not enough for anything, and are back.
+  Result<bool> enable_notification(uint16_t known = 0);
   // Tells the driver that it need not notify for now. A hint.
   Result<void> disable_notification();
 
+  // After publish().
   QueueState state() const { return {next_available_, next_used_}; }
   uint16_t size() const { return size_; }
   // Chains popped and not given back; at most size().
@@ -89,9 +97,11 @@ class Queue {
   bool indirect_;
   uint16_t next_available_;
   uint16_t next_used_;
-  uint16_t signalled_used_;          // next_used_ at the last should_interrupt()
-  uint16_t outstanding_ = 0;         // chains popped and not given back
-  std::vector<GuestRange> buffers_;  // of the chain given back last, to be used again
+  uint16_t signalled_used_;   // next_used_ at the last should_interrupt()
+  uint16_t outstanding_ = 0;  // chains popped and not given back
+  uint16_t unpublished_ = 0;  // of those, completed and not published
+  // Of chains given back, to be used again; at most kMaxSpareBuffers.
+  std::vector<std::vector<GuestRange>> spare_buffers_;
 };
 
 }  // namespace hutch::virtio

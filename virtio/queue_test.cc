@@ -18,6 +18,7 @@ using testing::GuestQueue;
 using testing::GuestRequest;
 using testing::kMiB;
 using testing::make_memory;
+using testing::ReadCounter;
 using testing::to_bytes;
 using testing::to_text;
 
@@ -108,6 +109,77 @@ TEST_CASE("a request put back is served later, and the indices wrap at 65536") {
   CHECK(fixture.driver.used_index() == 14);
 }
 
+TEST_CASE("several requests put back, the last first, are served in their order") {
+  Fixture fixture;
+  std::vector<GuestRequest> requests;
+  for (uint64_t i = 1; i <= 5; i++) requests.push_back(fixture.driver.writable(i).submit());
+  for (int round = 0; round < 3; round++) {
+    std::vector<Chain> chains;
+    for (int i = 0; i < 5; i++) chains.push_back(*fixture.queue.pop().value());
+    CHECK(!fixture.queue.pop().value());
+    CHECK(fixture.queue.outstanding() == 5);
+    while (!chains.empty()) {
+      fixture.queue.undo_pop(std::move(chains.back()));
+      chains.pop_back();
+    }
+    CHECK(fixture.queue.outstanding() == 0);
+    CHECK(fixture.queue.state() == QueueState{});
+  }
+  for (const GuestRequest& request : requests) {
+    Chain chain = *fixture.queue.pop().value();
+    CHECK(std::ranges::equal(chain.writable(), request.writable));
+    REQUIRE(fixture.queue.complete(std::move(chain), 1));
+    CHECK(fixture.driver.take_used()->head == request.head);
+  }
+}
+
+TEST_CASE(
+    "requests completed unpublished are seen together, in order, and are in flight till then") {
+  Fixture fixture;
+  for (uint32_t round = 0; round < 3; round++) {
+    std::vector<GuestRequest> requests;
+    for (uint32_t i = 0; i < kSize; i++) requests.push_back(fixture.driver.writable(64).submit());
+    for (uint32_t i = 0; i < kSize; i++)
+      REQUIRE(fixture.queue.complete_unpublished(*fixture.queue.pop().value(), i));
+    CHECK(!fixture.driver.take_used());
+    CHECK(fixture.queue.outstanding() == kSize);
+    REQUIRE(fixture.queue.publish());
+    CHECK(fixture.queue.outstanding() == 0);
+    CHECK(fixture.queue.state().next_used == kSize * (round + 1));
+    for (uint32_t i = 0; i < kSize; i++) {
+      std::optional<GuestQueue::Used> used = fixture.driver.take_used();
+      REQUIRE(used);
+      CHECK(used->head == requests[i].head);
+      CHECK(used->length == i);
+    }
+    CHECK(!fixture.driver.take_used());
+    // Nothing is left to publish.
+    REQUIRE(fixture.queue.publish());
+    CHECK(!fixture.driver.take_used());
+  }
+}
+
+TEST_CASE("V07: what is completed unpublished makes no room for more requests") {
+  Fixture fixture;
+  for (uint32_t i = 0; i < kSize; i++) fixture.driver.writable(4).submit();
+  for (uint32_t i = 0; i < kSize; i++)
+    REQUIRE(fixture.queue.complete_unpublished(*fixture.queue.pop().value(), 4));
+  fixture.driver.raw_publish(0);
+  CHECK(!fixture.queue.pop());
+}
+
+TEST_CASE("a device that knows of requests asks to be notified of the next") {
+  for (uint64_t features : {uint64_t{0}, kAllFeatures}) {
+    Fixture fixture(features);
+    for (uint16_t known = 0; known < 4; known++) {
+      CHECK(fixture.queue.enable_notification(known).value() == false);
+      if (features != 0) CHECK(fixture.driver.available_event() == known);
+      fixture.driver.writable(4).submit();
+      CHECK(fixture.queue.enable_notification(known).value() == true);
+    }
+  }
+}
+
 TEST_CASE("an indirect table holds a request longer than the queue") {
   Fixture fixture;
   testing::RequestBuilder builder = fixture.driver.request();
@@ -134,28 +206,6 @@ TEST_CASE("ordinary descriptors may stand before an indirect one") {
 }
 
 // --- V01 ---------------------------------------------------------------------------------------
-
-// Counts the reads of each byte of a range.
-class ReadCounter final : public AccessObserver {
- public:
-  explicit ReadCounter(GuestRange watched) : watched_(watched), reads_(watched.size) {}
-  void on_read(GuestRange range) override {
-    if (!watched_.contains(range)) return;
-    uint64_t first = range.start.value() - watched_.start.value();
-    for (uint64_t i = 0; i < range.size; i++) reads_[first + i]++;
-  }
-  void on_write(GuestRange) override {}
-  int most() const { return std::ranges::max(reads_); }
-  // How many bytes have been read at all.
-  int64_t touched() const {
-    return std::ranges::count_if(reads_, [](int count) { return count > 0; });
-  }
-  void clear() { std::ranges::fill(reads_, 0); }
-
- private:
-  GuestRange watched_;
-  std::vector<int> reads_;
-};
 
 // Overwrites a random half of a random descriptor. Not instrumented: the race with the device's
 // copy is what the tests are about.

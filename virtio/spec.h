@@ -87,9 +87,51 @@ constexpr uint32_t kInterruptUsedBuffer = 1;
 constexpr uint32_t kInterruptConfigChange = 2;
 
 // 5 Device types
+constexpr uint32_t kDeviceIdNet = 1;
 constexpr uint32_t kDeviceIdBlock = 2;
 constexpr uint32_t kDeviceIdEntropy = 4;
 constexpr uint32_t kDeviceIdVsock = 19;
+
+// 5.1 Network device
+constexpr uint16_t kNetQueueReceive = 0;
+constexpr uint16_t kNetQueueTransmit = 1;
+constexpr uint64_t kNetFeatureChecksum = 1ull << 0;  // what the driver sends
+constexpr uint64_t kNetFeatureGuestChecksum = 1ull << 1;
+constexpr uint64_t kNetFeatureMtu = 1ull << 3;
+constexpr uint64_t kNetFeatureMac = 1ull << 5;
+constexpr uint64_t kNetFeatureGuestTcp4 = 1ull << 7;
+constexpr uint64_t kNetFeatureGuestTcp6 = 1ull << 8;
+constexpr uint64_t kNetFeatureHostTcp4 = 1ull << 11;
+constexpr uint64_t kNetFeatureHostTcp6 = 1ull << 12;
+constexpr uint64_t kNetFeatureMergeableBuffers = 1ull << 15;
+constexpr uint64_t kNetFeatureStatus = 1ull << 16;
+constexpr uint16_t kNetStatusLinkUp = 1;
+
+// 5.1.4 Device configuration layout
+struct NetConfig {
+  uint8_t mac[6];
+  le16 status;
+  le16 max_queue_pairs;
+  le16 mtu;
+};
+static_assert(sizeof(NetConfig) == 12);
+
+// 5.1.6 Device operation
+struct NetHeader {
+  uint8_t flags;
+  uint8_t segmentation;
+  le16 header_length;
+  le16 segment_size;
+  le16 checksum_start;
+  le16 checksum_offset;
+  le16 buffer_count;
+};
+static_assert(sizeof(NetHeader) == 12);
+constexpr uint8_t kNetNeedsChecksum = 1;
+constexpr uint8_t kNetDataValid = 2;
+constexpr uint8_t kNetSegmentationNone = 0;
+constexpr uint8_t kNetSegmentationTcp4 = 1;
+constexpr uint8_t kNetSegmentationTcp6 = 4;
 
 // 5.2 Block device
 constexpr uint64_t kBlockFeatureSegMax = 1ull << 2;

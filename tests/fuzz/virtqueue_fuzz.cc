@@ -1,6 +1,6 @@
 // Fuzzes virtio::Queue and Chain: a driver that is mostly right, and a device that uses every call.
 // Checked: buffers lie in RAM, are in order and bounded; what is in flight is bounded; the used
-// index counts the completions.
+// index counts the completions that are published.
 #include <deque>
 
 #include "tests/fuzz/fuzz_ring.h"
@@ -52,9 +52,9 @@ void run(FuzzInput input) {
   ring->clear();
   Queue queue = Queue::create(memory(), ring->layout(), size, features).value();
   std::deque<Chain> in_flight;
-  uint16_t completed = 0;
+  uint16_t completed = 0, published = 0;
   for (int step = 0; step < 40 && !input.is_empty(); step++) {
-    switch (input.below(8)) {
+    switch (input.below(9)) {
       case 0:
       case 1: {
         std::vector<FuzzRing::Buffer> buffers;
@@ -81,8 +81,8 @@ void run(FuzzInput input) {
         if (in_flight.empty()) break;
         FUZZ_CHECK(queue.complete(std::move(in_flight.front()), input.take<uint32_t>()));
         in_flight.pop_front();
-        completed++;
-        FUZZ_CHECK(ring->used_index() == completed);
+        published = ++completed;
+        FUZZ_CHECK(ring->used_index() == published);
         break;
       case 5:
         if (in_flight.empty()) break;
@@ -90,14 +90,27 @@ void run(FuzzInput input) {
         in_flight.pop_back();
         break;
       case 6:
+        FUZZ_CHECK(queue.publish());
+        published = completed;
+        FUZZ_CHECK(ring->used_index() == published);
         FUZZ_CHECK(queue.should_interrupt().has_value());
         ring->set_event(input.take<uint16_t>());
         break;
+      case 7:
+        if (in_flight.empty()) break;
+        FUZZ_CHECK(
+            queue.complete_unpublished(std::move(in_flight.front()), input.take<uint32_t>()));
+        in_flight.pop_front();
+        completed++;
+        FUZZ_CHECK(ring->used_index() == published);
+        break;
       default:
         FUZZ_CHECK(input.flip() ? queue.disable_notification().has_value()
-                                : queue.enable_notification().has_value());
+                                : queue.enable_notification(input.byte()).has_value());
     }
-    FUZZ_CHECK(queue.outstanding() == in_flight.size() && in_flight.size() <= size);
+    const size_t unpublished = static_cast<uint16_t>(completed - published);
+    FUZZ_CHECK(queue.outstanding() == in_flight.size() + unpublished &&
+               queue.outstanding() <= size);
   }
 broken:
   for (Chain& chain : in_flight) queue.abandon(std::move(chain));
