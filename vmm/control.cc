@@ -80,6 +80,8 @@ class Session final : public MachineListener {
         Connect connect = TRY(decode_connect(message.bytes, std::move(message.fds)));
         return machine_->connect(connect.port, std::move(connect.stream));
       }
+      case MessageType::kPolicy:
+        return machine_->set_policy(TRY(decode_policy(message.bytes)));
       default:
         return fail("a message that only the VMM sends");
     }

@@ -102,7 +102,10 @@ Machine::Machine(GuestMemory memory, kvm::Kvm kvm, kvm::Vm vm, Loop& loop,
           .on_thread_end = [this] { loop_.post([this] { on_vcpu_ended(); }); },
       } {}
 
-Machine::~Machine() = default;
+Machine::~Machine() {
+  // The device outlives what it speaks to, and goes with the others.
+  if (network_) network_->disconnect();
+}
 
 Result<void> Machine::create_vcpus(uint32_t count) {
   std::vector<kvm_cpuid_entry2> cpuid = TRY(machine_cpuid(kvm_, count));
@@ -235,7 +238,7 @@ void Machine::feed_console_input() {
 }
 
 Result<void> Machine::add_virtio_devices(protocol::vmm::Start& start) {
-  if (!start.disks.empty()) block_thread_ = TRY(BlockThread::start());
+  if (!start.disks.empty()) block_thread_ = TRY(LoopThread::start(ThreadKind::kBlock));
   for (protocol::vmm::Disk& disk : start.disks) {
     std::string what = fmt::format("disk {}", disk.id);
     auto backend = TRY_CONTEXT(what, virtio::block::FileBackend::create(std::move(disk.file)));
@@ -250,6 +253,10 @@ Result<void> Machine::add_virtio_devices(protocol::vmm::Start& start) {
                   [this] { post_mark(MarkKind::kAgent); });
   TRY(add_virtio("vsock", std::move(vsock)));
   TRY(add_virtio("rng", std::make_unique<virtio::Rng>(loop_)));
+  if (start.network) {
+    network_ = TRY_CONTEXT("the network", GuestNetwork::start(*std::move(start.network)));
+    TRY(add_virtio("net", network_->take_device()));
+  }
   return {};
 }
 
@@ -274,6 +281,7 @@ Result<void> Machine::add_virtio(const char* name, std::unique_ptr<virtio::Devic
 
 Result<void> Machine::release() {
   if (block_thread_) TRY(block_thread_->check_narrow());
+  if (network_) TRY(network_->check_narrow());
   running_threads_ = threads_.size();
   steps_.done("watch");
   TRY(install_seccomp(ThreadKind::kMain));
@@ -302,6 +310,11 @@ void Machine::on_vcpu_ended() {
 
 Result<void> Machine::connect(uint32_t guest_port, Fd stream) {
   return vsock_->connect(guest_port, std::move(stream));
+}
+
+Result<void> Machine::set_policy(const protocol::vmm::Policy& policy) {
+  if (!network_) return fail("a policy for a machine without a network");
+  return network_->set_policy(policy);
 }
 
 void Machine::post_mark(MarkKind kind) {
@@ -348,6 +361,7 @@ protocol::vmm::Report Machine::report() const {
   }
   if (Result<uint64_t> resident = memory_.resident_bytes())
     add_counter(report.counters, "pages_touched", *resident / boot::kPageSize);
+  if (network_) network_->add_to(report.counters);
   steps_.add_to(report.counters);
   return report;
 }

@@ -21,7 +21,8 @@
 #include "virtio/mmio.h"
 #include "virtio/rng.h"
 #include "virtio/vsock/vsock.h"
-#include "vmm/block_thread.h"
+#include "vmm/guest_network.h"
+#include "vmm/loop_thread.h"
 #include "vmm/start_steps.h"
 #include "vmm/vcpu_thread.h"
 
@@ -50,6 +51,8 @@ class Machine final : PowerEvents {
   void stop(Ending ending);
   // Opens a stream to a port of the guest; the descriptor is closed when the guest refuses.
   Result<void> connect(uint32_t guest_port, Fd stream);
+  // Which hosts the guest may reach from now on. An error without a network.
+  Result<void> set_policy(const protocol::vmm::Policy& policy);
   // Counters as of now.
   protocol::vmm::Report report() const;
   // The last lines of the serial console, control characters removed.
@@ -114,7 +117,8 @@ class Machine final : PowerEvents {
   Watch output_watch_;
   std::vector<uint8_t> waiting_input_;  // read, and not yet taken by the serial port
 
-  std::unique_ptr<BlockThread> block_thread_;
+  std::unique_ptr<LoopThread> block_thread_;
+  std::unique_ptr<GuestNetwork> network_;
   virtio::Vsock* vsock_ = nullptr;  // owned by virtio_
   std::vector<VirtioDevice> virtio_;
 

@@ -10,6 +10,7 @@
 
 #include "vmm/seccomp_block.h"
 #include "vmm/seccomp_main.h"
+#include "vmm/seccomp_network.h"
 #include "vmm/seccomp_vcpu.h"
 
 namespace hutch::vmm {
@@ -28,11 +29,17 @@ Filter filter_of(ThreadKind kind) {
       return {"hutch-vcpu", kVcpuFilter};
     case ThreadKind::kBlock:
       return {"hutch-block", kBlockFilter};
+    case ThreadKind::kNetwork:
+      return {"hutch-network", kNetworkFilter};
   }
   return {"hutch-main", kMainFilter};
 }
 
 }  // namespace
+
+const char* name(ThreadKind kind) {
+  return filter_of(kind).thread_name;
+}
 
 Result<void> install_seccomp(ThreadKind kind) {
   Filter filter = filter_of(kind);

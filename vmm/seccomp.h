@@ -8,7 +8,10 @@
 
 namespace hutch::vmm {
 
-enum class ThreadKind { kMain, kVcpu, kBlock };
+enum class ThreadKind { kMain, kVcpu, kBlock, kNetwork };
+
+// What the thread is called: "hutch-main", ...
+const char* name(ThreadKind kind);
 
 // Installs the filter of `kind` on the calling thread and names the thread after it.
 Result<void> install_seccomp(ThreadKind kind);

@@ -14,6 +14,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -38,6 +39,7 @@ const std::map<std::string, uint64_t> kNames{
     {"MADV_DONTNEED", MADV_DONTNEED},
     {"F_GETFL", F_GETFL},
     {"F_SETFL", F_SETFL},
+    {"SO_LINGER", SO_LINGER},
     {"FIONBIO", 0x5421},
     {"PR_SET_VMA", 0x53564d41},
 };

@@ -1,0 +1,89 @@
+#include "vmm/guest_network.h"
+
+#include "net/network.h"
+
+namespace hutch::vmm {
+namespace {
+
+Result<policy::Policy> read_policy(const protocol::vmm::Policy& given) {
+  if (given.allows_all) return policy::Policy::all();
+  return policy::Policy::parse(given.patterns);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<GuestNetwork>> GuestNetwork::start(protocol::vmm::Network network) {
+  policy::Policy policy = TRY(read_policy(network.policy));
+  std::unique_ptr<LoopThread> thread = TRY(LoopThread::start(ThreadKind::kNetwork));
+  std::unique_ptr<GuestNetwork> self(
+      new GuestNetwork(std::move(thread), std::move(policy), std::move(network.broker)));
+  Result<void> started;
+  self->thread_->loop().run_on_loop([&] { started = self->broker_->start(); });
+  if (!started) return tl::unexpected(std::move(started).error());
+  return self;
+}
+
+GuestNetwork::GuestNetwork(std::unique_ptr<LoopThread> thread, policy::Policy policy, Fd broker)
+    : thread_(std::move(thread)),
+      given_(std::make_unique<virtio::Net>(thread_->loop(),
+                                           virtio::NetOptions{net::kGuestMac, net::kMtu})),
+      device_(given_.get()),
+      names_(std::move(policy)) {
+  Loop& loop = thread_->loop();
+  loop.run_on_loop([&] {
+    broker_ = std::make_unique<BrokerClient>(loop, std::move(broker));
+    backend_ = std::make_unique<net::Backend>(
+        loop, *device_, net::Backend::Deciders{*broker_, names_, names_, names_});
+    device_->connect(*backend_);
+  });
+}
+
+GuestNetwork::~GuestNetwork() {
+  disconnect();
+}
+
+std::unique_ptr<virtio::Device> GuestNetwork::take_device() {
+  return std::move(given_);
+}
+
+void GuestNetwork::disconnect() {
+  if (!backend_) return;
+  thread_->loop().run_on_loop([&] {
+    device_->connect(nowhere_);
+    backend_.reset();
+    broker_.reset();
+  });
+}
+
+Result<void> GuestNetwork::set_policy(const protocol::vmm::Policy& given) {
+  policy::Policy policy = TRY(read_policy(given));
+  thread_->loop().run_on_loop([&] {
+    names_.set_policy(std::move(policy));
+    if (backend_)
+      backend_->close_where([&](const net::FlowTarget& target) { return !names_.allows(target); });
+  });
+  return {};
+}
+
+void GuestNetwork::add_to(std::vector<protocol::vmm::Counter>& counters) const {
+  if (!backend_) return;
+  auto add = [&](std::string name, uint64_t value) {
+    if (value != 0) counters.push_back({"network/" + std::move(name), value});
+  };
+  thread_->loop().run_on_loop([&] {
+    const virtio::net::Counters& device = device_->counters();
+    add("frames_from_guest", device.from_guest.frames);
+    add("bytes_from_guest", device.from_guest.bytes);
+    add("frames_to_guest", device.to_guest.frames);
+    add("bytes_to_guest", device.to_guest.bytes);
+    const net::Counters& backend = backend_->counters();
+    for (size_t i = 0; i < net::kDropReasons; i++)
+      add(fmt::format("dropped/{}", net::drop_name(static_cast<net::Drop>(i))), backend.drops[i]);
+    const net::Dns::Counters& dns = names_.dns_counters();
+    add("names_answered", dns.answered);
+    add("names_refused", dns.not_there);
+    add("names_throttled", dns.throttled);
+  });
+}
+
+}  // namespace hutch::vmm

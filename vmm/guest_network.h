@@ -1,0 +1,58 @@
+// GuestNetwork: the guest's network device and all behind it, on a thread of its own: frames, the
+// gateway that ends TCP (net/), names by the policy, and the broker who connects.
+//
+// All functions on the machine's thread.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "net/backend.h"
+#include "net/names.h"
+#include "protocol/vmm.h"
+#include "virtio/net/net.h"
+#include "vmm/broker_client.h"
+#include "vmm/loop_thread.h"
+
+namespace hutch::vmm {
+
+class GuestNetwork {
+ public:
+  // Takes the socket to the broker. Errors: a policy that is none, a host without room.
+  static Result<std::unique_ptr<GuestNetwork>> start(protocol::vmm::Network network);
+  // The device must have been given back by then, see disconnect().
+  ~GuestNetwork();
+  GuestNetwork(const GuestNetwork&) = delete;
+  GuestNetwork& operator=(const GuestNetwork&) = delete;
+
+  // The device, once: whoever takes it calls disconnect() before it goes.
+  std::unique_ptr<virtio::Device> take_device();
+  // Ends all flows. The device goes nowhere after this.
+  void disconnect();
+  Result<void> check_narrow() { return thread_->check_narrow(); }
+
+  // From now on this is the policy: flows that it does not allow are reset before this returns.
+  Result<void> set_policy(const protocol::vmm::Policy& policy);
+  void add_to(std::vector<protocol::vmm::Counter>& counters) const;
+
+ private:
+  // Where frames go once nobody is there.
+  class Nowhere final : public FrameReceiver {
+    void on_frame(std::span<const std::byte>, const FrameOffload&) override {}
+    void on_batch_end() override {}
+    void on_room() override {}
+  };
+
+  GuestNetwork(std::unique_ptr<LoopThread> thread, policy::Policy policy, Fd broker);
+
+  std::unique_ptr<LoopThread> thread_;
+  Nowhere nowhere_;
+  std::unique_ptr<virtio::Net> given_;  // until it is taken
+  virtio::Net* device_;
+  // Belong to the thread's loop:
+  net::Names names_;
+  std::unique_ptr<BrokerClient> broker_;
+  std::unique_ptr<net::Backend> backend_;
+};
+
+}  // namespace hutch::vmm
