@@ -187,16 +187,17 @@ class FuzzQueues {
     is_broken_ = false;
     for (size_t i = 0; i < rings_.size(); i++) {
       rings_[i].clear();
-      const virtio::QueueLayout& layout = rings_[i].layout();
-      auto size = static_cast<uint16_t>(layout.size);
-      virtio::QueueResources resources{
-          .queue = virtio::Queue::create(memory(), layout, size, features).value(),
-          .notify = &events_[i],
-          .interrupt = &interrupt_,
-          .broken = [this](const Error&) { is_broken_ = true; }};
-      FUZZ_CHECK(device_.start_queue(static_cast<uint16_t>(i), std::move(resources), features)
-                     .has_value());
+      start_queue(i, features, {});
     }
+  }
+  // Stops the queues in the middle of what they do, and goes on from there.
+  void pause() {
+    states_.clear();
+    for (size_t i = 0; i < rings_.size(); i++)
+      states_.push_back(device_.stop_queue(static_cast<uint16_t>(i)).value());
+  }
+  void resume(uint64_t features) {
+    for (size_t i = 0; i < rings_.size(); i++) start_queue(i, features, states_[i]);
   }
   void stop() {
     for (size_t i = 0; i < rings_.size(); i++) device_.stop_queue(static_cast<uint16_t>(i));
@@ -207,9 +208,21 @@ class FuzzQueues {
   bool is_broken() const { return is_broken_; }
 
  private:
+  void start_queue(size_t index, uint64_t features, virtio::QueueState state) {
+    const virtio::QueueLayout& layout = rings_[index].layout();
+    auto size = static_cast<uint16_t>(layout.size);
+    virtio::QueueResources resources{
+        .queue = virtio::Queue::create(memory(), layout, size, features, state).value(),
+        .notify = &events_[index],
+        .interrupt = &interrupt_,
+        .broken = [this](const Error&) { is_broken_ = true; }};
+    FUZZ_CHECK(device_.start_queue(static_cast<uint16_t>(index), std::move(resources), features));
+  }
+
   virtio::Device& device_;
   std::span<FuzzRing> rings_;
   std::vector<EventFd> events_;
+  std::vector<virtio::QueueState> states_;  // while paused
   CountingInterrupt interrupt_;
   bool is_broken_ = false;
 };

@@ -55,7 +55,6 @@ Result<void> Net::start(uint16_t index, QueueResources resources, uint64_t featu
   const bool is_receive = index == spec::kNetQueueReceive;
   std::unique_ptr<Running>& running = is_receive ? receive_ : transmit_;
   assert(running == nullptr);
-  if (is_receive) TRY(resources.queue.disable_notification());
   Watch watch = TRY(loop_.watch(resources.notify->get(), EPOLLIN, [this, is_receive](uint32_t) {
     is_receive ? receive_notified() : transmit_notified();
   }));
