@@ -24,6 +24,7 @@ inline constexpr const char* kLayerFile = "layer.ext4";  // the template of the 
 inline constexpr const char* kMachineKernelFile = "machine/vmlinuz";
 inline constexpr const char* kMachineInitrdFile = "machine/initrd";
 inline constexpr const char* kVmmProgram = "hutch-vmm";
+inline constexpr const char* kBrokerProgram = "hutch-broker";
 inline constexpr const char* kServeProgram = "hutch-serve";
 inline constexpr const char* kAgentProgram = "hutch-agent";
 

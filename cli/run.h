@@ -22,6 +22,9 @@ struct RunArguments {
   TerminalChoice terminal = TerminalChoice::kDetect;
   std::optional<std::chrono::nanoseconds> timeout;
   std::optional<std::chrono::nanoseconds> boot_timeout;
+  std::vector<std::string> allow_net;  // hosts, or "all" alone; empty: no network device
+  std::vector<std::string> open_blocks;
+  std::vector<std::string> dns_servers;
   std::string kernel;  // empty: ours
   std::string initramfs;
   std::string command_line;

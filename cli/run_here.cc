@@ -32,6 +32,12 @@ std::string existing_file(const std::string& path, const char* what) {
       errno == ENOENT ? "not_found" : "permission");
 }
 
+std::vector<const char*> pointers(const std::vector<std::string>& words) {
+  std::vector<const char*> list;
+  for (const std::string& word : words) list.push_back(word.c_str());
+  return list;
+}
+
 // One machine and the conversation with it.
 class Run {
  public:
@@ -127,6 +133,27 @@ void Run::start(ConsoleStreams& console) {
   options.log_fd = STDERR_FILENO;
   options.vmm_path = vmm.c_str();
   options.end_with_thread = 1;
+
+  std::vector<const char*> hosts, blocks, servers;
+  std::string broker;
+  hutch_network network{};
+  if (!arguments_.allow_net.empty()) {
+    bool allows_all = arguments_.allow_net == std::vector<std::string>{"all"};
+    broker = find_program(kBrokerProgram);
+    network.size = sizeof network;
+    network.allow_all = allows_all;
+    if (!allows_all) hosts = pointers(arguments_.allow_net);
+    network.hosts = hosts.data();
+    network.host_count = hosts.size();
+    blocks = pointers(arguments_.open_blocks);
+    network.opened_blocks = blocks.data();
+    network.opened_block_count = blocks.size();
+    servers = pointers(arguments_.dns_servers);
+    network.dns_servers = servers.data();
+    network.dns_server_count = servers.size();
+    network.broker_path = broker.c_str();
+    options.network = &network;
+  }
 
   Fd guest_output, guest_input;
   if (arguments_.console) {

@@ -83,6 +83,24 @@ void add_machine_options(CLI::App& verb, RunArguments& arguments) {
       ->type_name("FILE[:ro]")
       ->expected(1)
       ->take_all();
+  verb.add_option("--allow-net", arguments.allow_net,
+                  "Give the machine a network and let it reach this host: example.com, "
+                  "*.example.com, 203.0.113.5 or [2001:db8::1], each with or without :port; or "
+                  "all, for the whole Internet. Repeatable (default: no network)")
+      ->type_name("HOST")
+      ->expected(1)
+      ->take_all();
+  verb.add_option("--open-block", arguments.open_blocks,
+                  "Let what --allow-net allows lie in this block of private addresses, such as "
+                  "10.1.0.0/16. Repeatable")
+      ->type_name("BLOCK")
+      ->expected(1)
+      ->take_all();
+  verb.add_option("--dns", arguments.dns_servers,
+                  "Ask this DNS server, with or without :port, instead of the host's. Repeatable")
+      ->type_name("ADDRESS")
+      ->expected(1)
+      ->take_all();
   verb.add_option(
           "--kernel", arguments.kernel,
           "Boot another kernel, ELF vmlinux or bzImage. Without a command the machine gets "

@@ -9,6 +9,7 @@ namespace hutch::cli {
 
 using artefacts::is_in_machine;
 using artefacts::kAgentProgram;
+using artefacts::kBrokerProgram;
 using artefacts::kInitramfsFile;
 using artefacts::kKernelFile;
 using artefacts::kLayerFile;

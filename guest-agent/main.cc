@@ -88,6 +88,8 @@ Result<std::optional<ShutdownKind>> run_guest() {
   TRY(enter_root());
   TRY(mount_system_folders());
   TRY(bring_loopback_up());
+  // A guest without a network is better than none.
+  if (Result<void> up = bring_network_up(); !up) log_warning("{}", up.error().text());
   TRY(protect_from_memory_killer());
   apply_settings();
   bool has_cgroups = ::access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0;

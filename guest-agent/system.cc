@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <linux/random.h>
 #include <net/if.h>
+#include <net/route.h>
+#include <netinet/in.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -18,6 +20,7 @@
 #include "base/log.h"
 #include "base/sys.h"
 #include "guest-agent/last_words.h"
+#include "protocol/guest_network.h"
 
 namespace hutch::agent {
 namespace {
@@ -42,6 +45,37 @@ constexpr Setting kSettings[] = {
     // this a guest that is nearly out of memory drops and rereads its programs' pages for minutes.
     {"/sys/kernel/mm/lru_gen/min_ttl_ms", "1000"},
 };
+
+Result<Fd> network_socket() {
+  Fd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!socket) return fail_errno(errno, "opening a socket to set the network up");
+  return socket;
+}
+
+ifreq request_for(const char* device) {
+  ifreq request{};
+  std::strcpy(request.ifr_name, device);
+  return request;
+}
+
+sockaddr address_of(uint32_t value) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(value);
+  sockaddr plain{};
+  std::memcpy(&plain, &address, sizeof plain);
+  return plain;
+}
+
+Result<void> bring_up(const Fd& socket, const char* device) {
+  ifreq request = request_for(device);
+  if (::ioctl(socket.get(), SIOCGIFFLAGS, &request) < 0)
+    return fail_errno(errno, fmt::format("reading the state of the device {}", device));
+  request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_UP);
+  if (::ioctl(socket.get(), SIOCSIFFLAGS, &request) < 0)
+    return fail_errno(errno, fmt::format("bringing the device {} up", device));
+  return {};
+}
 
 Result<void> set_clock(uint64_t realtime_ns) {
   timespec now{};
@@ -70,15 +104,30 @@ Result<void> add_entropy(std::string_view bytes) {
 }  // namespace
 
 Result<void> bring_loopback_up() {
-  Fd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  if (!socket) return fail_errno(errno, "opening a socket for the loopback device");
-  ifreq request{};
-  std::strcpy(request.ifr_name, "lo");
-  if (::ioctl(socket.get(), SIOCGIFFLAGS, &request) < 0)
-    return fail_errno(errno, "reading the state of the loopback device");
-  request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_UP);
-  if (::ioctl(socket.get(), SIOCSIFFLAGS, &request) < 0)
-    return fail_errno(errno, "bringing the loopback device up");
+  Fd socket = TRY(network_socket());
+  return bring_up(socket, "lo");
+}
+
+Result<void> bring_network_up() {
+  namespace numbers = protocol::guest_network;
+  constexpr const char* kDevice = "eth0";
+  if (::if_nametoindex(kDevice) == 0) return {};
+  Fd socket = TRY(network_socket());
+  ifreq request = request_for(kDevice);
+  request.ifr_addr = address_of(numbers::kGuest);
+  if (::ioctl(socket.get(), SIOCSIFADDR, &request) < 0)
+    return fail_errno(errno, "setting the address of the network device");
+  request.ifr_netmask = address_of(numbers::kNetmask);
+  if (::ioctl(socket.get(), SIOCSIFNETMASK, &request) < 0)
+    return fail_errno(errno, "setting the network mask");
+  TRY(bring_up(socket, kDevice));
+  rtentry route{};
+  route.rt_dst = address_of(0);
+  route.rt_genmask = address_of(0);
+  route.rt_gateway = address_of(numbers::kGateway);
+  route.rt_flags = RTF_UP | RTF_GATEWAY;
+  if (::ioctl(socket.get(), SIOCADDRT, &route) < 0)
+    return fail_errno(errno, "setting the default route");
   return {};
 }
 

@@ -39,7 +39,7 @@ std::optional<IpAddress> NameTable::assign(std::string_view name, uint64_t now_n
   uint32_t address = 0;
   do {
     address = kFirstAddress + next_;
-    next_ = next_ + 1 < kAddresses - 1 ? next_ + 1 : 1;
+    next_ = next_ + 1 < kAddresses - 1 ? next_ + 1 : kFirstIndex;
   } while (by_address_.contains(address));
   insert(std::string(name), address, now_ns);
   return IpAddress::v4(address);
@@ -75,7 +75,8 @@ Result<void> NameTable::restore(const std::vector<Entry>& entries, uint64_t now_
   if (!names_.empty()) return fail("names are already there");
   if (entries.size() > kMaxNames) return fail(fmt::format("{} names are too many", entries.size()));
   for (const Entry& entry : entries) {
-    if (policy::canonical_host_name(entry.name) != entry.name || entry.address <= kFirstAddress ||
+    if (policy::canonical_host_name(entry.name) != entry.name ||
+        entry.address < kFirstAddress + kFirstIndex ||
         entry.address >= kFirstAddress + kAddresses - 1 || by_name_.contains(entry.name) ||
         by_address_.contains(entry.address)) {
       *this = NameTable();
@@ -84,7 +85,7 @@ Result<void> NameTable::restore(const std::vector<Entry>& entries, uint64_t now_
     insert(entry.name, entry.address, now_ns);
     next_ = std::max(next_, entry.address - kFirstAddress + 1);
   }
-  if (next_ >= kAddresses - 1) next_ = 1;
+  if (next_ >= kAddresses - 1) next_ = kFirstIndex;
   return {};
 }
 

@@ -22,6 +22,7 @@ class NameTable {
  public:
   static constexpr uint32_t kFirstAddress = 0xc6120000;  // 198.18.0.0
   static constexpr uint32_t kAddresses = 1 << 17;
+  static constexpr uint32_t kFirstIndex = 2;
   static constexpr size_t kMaxNames = 4096;
   // A guest remembers an address for the 60 s that it was told to, and programs for longer: until
   // this long after its last use it stands for its name.
@@ -66,7 +67,8 @@ class NameTable {
   Names names_;
   std::unordered_map<std::string_view, Names::iterator> by_name_;  // views of the list's strings
   std::unordered_map<uint32_t, Names::iterator> by_address_;
-  uint32_t next_ = 1;  // .0 looks like a network's own address to some programs
+  // .0 looks like a network's own address to some programs; .1 is the image's resolver.
+  uint32_t next_ = kFirstIndex;
 };
 
 }  // namespace hutch::net

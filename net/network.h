@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "base/ip_address.h"
+#include "protocol/guest_network.h"
 
 namespace hutch::net {
 
@@ -19,9 +20,9 @@ inline constexpr MacAddress kGuestMac = {0x02, 0x48, 0x55, 0x54, 0x43, 0x01};
 inline constexpr MacAddress kGatewayMac = {0x02, 0x48, 0x55, 0x54, 0x43, 0x02};
 inline constexpr MacAddress kBroadcastMac = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 
-inline constexpr IpAddress kGuestAddress = IpAddress::v4(10, 0, 2, 15);
-inline constexpr IpAddress kGatewayAddress = IpAddress::v4(10, 0, 2, 2);
-inline constexpr IpAddress kNetmask = IpAddress::v4(255, 255, 255, 0);
+inline constexpr IpAddress kGuestAddress = IpAddress::v4(protocol::guest_network::kGuest);
+inline constexpr IpAddress kGatewayAddress = IpAddress::v4(protocol::guest_network::kGateway);
+inline constexpr IpAddress kNetmask = IpAddress::v4(protocol::guest_network::kNetmask);
 inline constexpr uint8_t kPrefixLength = 24;
 // DNS is the gateway's too.
 inline constexpr IpAddress kDnsAddress = kGatewayAddress;

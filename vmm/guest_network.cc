@@ -32,9 +32,9 @@ GuestNetwork::GuestNetwork(std::unique_ptr<LoopThread> thread, policy::Policy po
   Loop& loop = thread_->loop();
   loop.run_on_loop([&] {
     broker_ = std::make_unique<BrokerClient>(loop, std::move(broker));
-    backend_ = std::make_unique<net::Backend>(
+    far_side_.backend = std::make_unique<net::Backend>(
         loop, *device_, net::Backend::Deciders{*broker_, names_, names_, names_});
-    device_->connect(*backend_);
+    device_->connect(far_side_);
   });
 }
 
@@ -47,10 +47,9 @@ std::unique_ptr<virtio::Device> GuestNetwork::take_device() {
 }
 
 void GuestNetwork::disconnect() {
-  if (!backend_) return;
+  if (!far_side_.backend) return;
   thread_->loop().run_on_loop([&] {
-    device_->connect(nowhere_);
-    backend_.reset();
+    far_side_.backend.reset();
     broker_.reset();
   });
 }
@@ -59,14 +58,15 @@ Result<void> GuestNetwork::set_policy(const protocol::vmm::Policy& given) {
   policy::Policy policy = TRY(read_policy(given));
   thread_->loop().run_on_loop([&] {
     names_.set_policy(std::move(policy));
-    if (backend_)
-      backend_->close_where([&](const net::FlowTarget& target) { return !names_.allows(target); });
+    if (far_side_.backend)
+      far_side_.backend->close_where(
+          [&](const net::FlowTarget& target) { return !names_.allows(target); });
   });
   return {};
 }
 
 void GuestNetwork::add_to(std::vector<protocol::vmm::Counter>& counters) const {
-  if (!backend_) return;
+  if (!far_side_.backend) return;
   auto add = [&](std::string name, uint64_t value) {
     if (value != 0) counters.push_back({"network/" + std::move(name), value});
   };
@@ -76,7 +76,7 @@ void GuestNetwork::add_to(std::vector<protocol::vmm::Counter>& counters) const {
     add("bytes_from_guest", device.from_guest.bytes);
     add("frames_to_guest", device.to_guest.frames);
     add("bytes_to_guest", device.to_guest.bytes);
-    const net::Counters& backend = backend_->counters();
+    const net::Counters& backend = far_side_.backend->counters();
     for (size_t i = 0; i < net::kDropReasons; i++)
       add(fmt::format("dropped/{}", net::drop_name(static_cast<net::Drop>(i))), backend.drops[i]);
     const net::Dns::Counters& dns = names_.dns_counters();

@@ -36,23 +36,32 @@ class GuestNetwork {
   void add_to(std::vector<protocol::vmm::Counter>& counters) const;
 
  private:
-  // Where frames go once nobody is there.
-  class Nowhere final : public FrameReceiver {
-    void on_frame(std::span<const std::byte>, const FrameOffload&) override {}
-    void on_batch_end() override {}
-    void on_room() override {}
+  // The device's far side for as long as it lives: the backend while there is one.
+  class FarSide final : public FrameReceiver {
+   public:
+    std::unique_ptr<net::Backend> backend;
+
+   private:
+    void on_frame(std::span<const std::byte> frame, const FrameOffload& offload) override {
+      if (backend) backend->on_frame(frame, offload);
+    }
+    void on_batch_end() override {
+      if (backend) backend->on_batch_end();
+    }
+    void on_room() override {
+      if (backend) backend->on_room();
+    }
   };
 
   GuestNetwork(std::unique_ptr<LoopThread> thread, policy::Policy policy, Fd broker);
 
   std::unique_ptr<LoopThread> thread_;
-  Nowhere nowhere_;
   std::unique_ptr<virtio::Net> given_;  // until it is taken
   virtio::Net* device_;
   // Belong to the thread's loop:
   net::Names names_;
   std::unique_ptr<BrokerClient> broker_;
-  std::unique_ptr<net::Backend> backend_;
+  FarSide far_side_;
 };
 
 }  // namespace hutch::vmm
