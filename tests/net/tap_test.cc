@@ -304,12 +304,16 @@ TEST_CASE("the far side breaks the connection: so does the guest's") {
   Server server;
   std::thread far([&] {
     Fd socket = server.accept();
+    char byte;
+    CHECK(::recv(socket.get(), &byte, 1, 0) == 1);
     const linger at_once{.l_onoff = 1, .l_linger = 0};
     (void)::setsockopt(socket.get(), SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
   });
   World::get()->in_guest([&] {
     Fd socket = dial(server.port);
-    char byte;
+    char byte = 0;
+    CHECK(::send(socket.get(), &byte, 1, MSG_NOSIGNAL) == 1);
+    errno = 0;
     CHECK(::recv(socket.get(), &byte, 1, 0) == -1);
     CHECK(errno == ECONNRESET);
   });
