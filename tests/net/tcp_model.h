@@ -31,7 +31,8 @@ class TcpModel final : public net::SegmentSender, public net::ByteSink {
         own_first_(input.take<uint32_t>()),
         is_large_(input.flip()),
         is_big_(input.byte() >= 224),
-        guest_scale_(input.flip() ? input.below(15) : 0) {}
+        guest_scale_(input.flip() ? input.below(15) : 0),
+        budget_(input.flip() ? size_t{1} << 20 : input.take<uint16_t>()) {}
 
   // Returns what promise was broken; empty: none.
   std::string run() {
@@ -126,6 +127,7 @@ class TcpModel final : public net::SegmentSender, public net::ByteSink {
     const uint32_t acknowledged = segment.acknowledgement - guest_first_ - 1;
     if (net::distance(acknowledged_, acknowledged) < 0) fail("an acknowledgement goes back");
     if (acknowledged > sent_ + (fin_sent_ ? 1 : 0)) fail("what was not sent is acknowledged");
+    if (acknowledged > own_edge_ + (fin_sent_ ? 1 : 0)) fail("it takes more than its window");
     const bool scaled = scales_ && !segment.has(net::tcp::kSyn);
     const uint32_t window = static_cast<uint32_t>(segment.window) << (scaled ? 3 : 0);
     const uint32_t edge = acknowledged + window;
@@ -298,7 +300,7 @@ class TcpModel final : public net::SegmentSender, public net::ByteSink {
 
   void flush() {
     flow_->flush(*this, now_);
-    if (flow_->memory() > 2 * net::ByteRing::kMost) fail("memory");
+    if (flow_->memory() > budget_.used() + 2 * net::ByteRing::kLeast) fail("memory");
   }
 
   void pass(uint64_t time_ns) {
@@ -434,7 +436,7 @@ class TcpModel final : public net::SegmentSender, public net::ByteSink {
   std::string broken_;
   uint64_t now_ = 1'000'000'000;
   uint64_t passed_ns_ = 0;
-  net::BufferBudget budget_{1 << 20};
+  net::BufferBudget budget_;
   std::unique_ptr<net::TcpFlow> flow_;
   bool is_cut_ = false;
 
