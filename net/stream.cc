@@ -86,9 +86,12 @@ void Stream::read_into(TcpFlow& flow, uint64_t now_ns) {
     const auto room = flow.outgoing_room();
     const size_t size = room[0].size() + room[1].size();
     if (size == 0) return;
-    const std::array<iovec, 2> parts = {iovec{room[0].data(), room[0].size()},
-                                        iovec{room[1].data(), room[1].size()}};
-    const ssize_t count = ::readv(fd_.get(), parts.data(), room[1].empty() ? 1 : 2);
+    std::array<iovec, 2> parts = {iovec{room[0].data(), room[0].size()},
+                                  iovec{room[1].data(), room[1].size()}};
+    msghdr message{};
+    message.msg_iov = parts.data();
+    message.msg_iovlen = room[1].empty() ? 1 : 2;
+    const ssize_t count = ::recvmsg(fd_.get(), &message, MSG_DONTWAIT);
     if (count > 0) {
       flow.produced(static_cast<size_t>(count), now_ns);
       counters_.bytes_to_guest += static_cast<size_t>(count);

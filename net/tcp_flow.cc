@@ -163,13 +163,15 @@ bool TcpFlow::take_acknowledgement(const TcpSegment& segment, uint64_t now_ns) {
     largest_window_ = std::max(largest_window_, window_);
     return true;
   }
-  if (distance(unacknowledged_, acknowledgement) > 0) {
+  const bool advances = distance(unacknowledged_, acknowledgement) > 0;
+  if (advances) {
     advance(acknowledgement, now_ns);
   } else if (acknowledgement == unacknowledged_) {
     count_duplicate(segment);
   }
   const int32_t newer = distance(window_sequence_, segment.sequence);
-  if (newer > 0 || (newer == 0 && distance(window_acknowledgement_, acknowledgement) >= 0)) {
+  if (advances || newer > 0 ||
+      (newer == 0 && distance(window_acknowledgement_, acknowledgement) >= 0)) {
     const bool was_closed = window_ == 0;
     window_ = static_cast<uint32_t>(segment.window) << guest_scale_;
     largest_window_ = std::max(largest_window_, window_);
@@ -338,9 +340,7 @@ bool TcpFlow::send_data(SegmentSender& sender, uint64_t now_ns) {
     const size_t count =
         std::min({unsent, static_cast<size_t>(usable), sender.max_payload(segment_size_)});
     // RFC 9293 section 3.8.6.2.1: no silly little segments because a window opens a little.
-    if (count < unsent && count < segment_size_ && count < largest_window_ / 2 &&
-        has_unacknowledged())
-      break;
+    if (count < unsent && count < segment_size_ && count < largest_window_ / 2 && offset > 0) break;
     const bool is_last = count == unsent;
     const bool has_fin = is_last && ending_ == Ending::kFin && usable > static_cast<int64_t>(count);
     TcpSegment segment{.sequence = next_, .payload = outgoing_.bytes(offset, count)};

@@ -491,6 +491,17 @@ TEST_CASE("after a timeout the rest follows the acknowledgement") {
   script.expect("P. 2001:2501(500) ack 1");
 }
 
+TEST_CASE("a window that has become small does not keep what was lost from being sent again") {
+  TcpScript script;
+  script.establish("S 0:0(0) win 65535 <mss 1460>", ". 1:1(0) ack 1 win 20000");
+  script.far(TcpScript::pattern(0, 5000));
+  script.sent.clear();
+  script.guest("P. 1:2(1) ack 1 win 1000");
+  script.expect(". 5001:5001(0) ack 2");
+  script.pass(500ms);
+  script.expect(". 1:1001(1000) ack 2");
+}
+
 TEST_CASE("a guest that never acknowledges is given up") {
   TcpScript script;
   script.establish();

@@ -239,7 +239,7 @@ struct GuestTcp {
 // Reads what there is at the far side; "" also at its end.
 inline std::string far_reads(const Fd& far) {
   std::string all;
-  char buffer[65536];
+  static char buffer[65536];
   for (;;) {
     ssize_t count = ::recv(far.get(), buffer, sizeof buffer, MSG_DONTWAIT);
     if (count <= 0) return all;
