@@ -132,6 +132,7 @@ Result<Parts> find_parts(const std::string& image, const std::string& layer) {
   Result<std::string> own = find_shared(kLayerFile);
   if (own && *own == parts.layer) parts.layer_extents = TRY(layer_extents());
   parts.vmm = TRY(find_program(kVmmProgram));
+  parts.broker = TRY(find_program(kBrokerProgram));
   parts.scratch = scratch_folder();
   return parts;
 }

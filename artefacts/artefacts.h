@@ -68,6 +68,7 @@ struct Parts {
   std::vector<uint64_t>
       layer_extents;  // as of layer_extents() when the layer is the share folder's
   std::string vmm;
+  std::string broker;
   std::string scratch;  // folder for the private copies of the layer
 };
 

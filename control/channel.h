@@ -13,6 +13,8 @@
 #include <string>
 #include <string_view>
 
+#include "policy/policy.h"
+
 namespace hutch::control {
 
 // Bytes of the guest. They count against its credit until they are dropped: holding them slows the
@@ -49,6 +51,7 @@ struct GuestOptions {
   std::string organisation;
   uint64_t memory = 0;  // bytes
   uint32_t cpus = 2;
+  policy::Policy egress;  // which hosts it may reach
 };
 
 // What a guest tells. It may be destroyed from inside these.

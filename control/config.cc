@@ -97,10 +97,9 @@ void finish_config(Config& config) {
     throw ConfigError(fmt::format(
         "memory_min_mb ({}), memory_default_mb ({}) and memory_max_mb ({}) are not in this order",
         config.memory_min_mb, config.memory_default_mb, config.memory_max_mb));
-  if (config.default_egress != "none")
-    throw ConfigError(fmt::format(
-        "default_egress is \"{}\"; sandboxes have no network yet, so it can only be \"none\"",
-        config.default_egress));
+  if (config.default_egress != "none" && config.default_egress != "all")
+    throw ConfigError(
+        fmt::format("default_egress is \"{}\"; it wants none or all", config.default_egress));
   std::string_view url = config.public_url;
   if (!url.empty() && ((!url.starts_with("http://") && !url.starts_with("https://")) ||
                        url.ends_with('/') || url.find('\'') != std::string_view::npos))

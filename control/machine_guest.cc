@@ -3,15 +3,18 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <hutch.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/post.hpp>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/sys.h"
 #include "control/free_space.h"
 #include "control/problem.h"
 
@@ -33,6 +36,62 @@ std::string take_text(hutch_error* error) {
   hutch_error_free(error);
   return remedy.empty() ? text : fmt::format("{} ({})", text, remedy);
 }
+
+// What libhutch wants to know of a sandbox's network; lives as long as its options are used.
+class Network {
+ public:
+  Network(const Config& config, const artefacts::Parts& parts, const GuestOptions& options)
+      : patterns_(options.egress.patterns()),
+        blocks_(split_words(config.open_blocks)),
+        servers_(split_words(config.dns_servers)),
+        log_(open_log(config.data_folder, options.sandbox_id)) {
+    options_.size = sizeof options_;
+    options_.allow_all = options.egress.allows_all();
+    options_.hosts = fill(host_pointers_, patterns_);
+    options_.host_count = patterns_.size();
+    options_.opened_blocks = fill(block_pointers_, blocks_);
+    options_.opened_block_count = blocks_.size();
+    options_.dns_servers = fill(server_pointers_, servers_);
+    options_.dns_server_count = servers_.size();
+    options_.decision_log_fd = log_.get();
+    options_.broker_path = parts.broker.c_str();
+  }
+  const hutch_network* options() const { return &options_; }
+
+ private:
+  static const char* const* fill(std::vector<const char*>& pointers,
+                                 const std::vector<std::string>& words) {
+    for (const std::string& word : words) pointers.push_back(word.c_str());
+    return pointers.data();
+  }
+  static std::vector<std::string> split_words(const std::string& text) {
+    std::vector<std::string> words;
+    for (size_t start = 0; start < text.size();) {
+      size_t end = std::min(text.find(',', start), text.size());
+      if (end > start) words.push_back(text.substr(start, end - start));
+      start = end + 1;
+    }
+    return words;
+  }
+  // What the broker decides is kept, one file a sandbox.
+  static Fd open_log(const std::string& data_folder, const std::string& sandbox_id) {
+    std::string folder = data_folder + "/events";
+    if (::mkdir(folder.c_str(), 0700) < 0 && errno != EEXIST)
+      throw Problem(500, "SANDBOX_START_FAILED", "the server cannot keep a sandbox's events");
+    Result<Fd> file = open_file(fmt::format("{}/{}.network.jsonl", folder, sandbox_id),
+                                O_RDWR | O_APPEND | O_CREAT, 0600);
+    if (!file) {
+      log_error("{}: {}", sandbox_id, file.error().text());
+      throw Problem(500, "SANDBOX_START_FAILED", "the server cannot keep a sandbox's events");
+    }
+    return *std::move(file);
+  }
+
+  std::vector<std::string> patterns_, blocks_, servers_;
+  std::vector<const char*> host_pointers_, block_pointers_, server_pointers_;
+  Fd log_;
+  hutch_network options_{};
+};
 
 class MachineGuest;
 
@@ -140,6 +199,9 @@ MachineGuest::MachineGuest(asio::io_context& context, const Config& config,
   machine.log_fd = STDERR_FILENO;
   machine.vmm_path = parts.vmm.c_str();
   machine.end_with_thread = 1;
+  std::optional<Network> network;
+  if (!options.egress.is_empty())
+    machine.network = network.emplace(config, parts, options).options();
   hutch_error* error = nullptr;
   if (hutch_vm_start(&machine, &vm_, &error) != HUTCH_OK) {
     log_error("{}: its machine cannot be started: {}", id_, take_text(error));

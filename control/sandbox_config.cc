@@ -85,6 +85,19 @@ Labels parse_labels(const json& value) {
   return labels;
 }
 
+policy::Policy parse_egress(const json& value) {
+  if (!value.is_array()) refuse("allow_net wants an array of hosts");
+  std::vector<std::string> hosts;
+  for (const json& host : value) {
+    if (!host.is_string()) refuse("allow_net wants an array of hosts");
+    hosts.push_back(host.get<std::string>());
+  }
+  Result<policy::Policy> policy = policy::Policy::parse(hosts);
+  if (!policy)
+    throw Problem(400, "INVALID_ALLOW_NET", fmt::format("allow_net: {}", policy.error().text()));
+  return *std::move(policy);
+}
+
 }  // namespace
 
 void check_labels(const Labels& labels) {
@@ -101,6 +114,7 @@ void check_labels(const Labels& labels) {
 SandboxConfig parse_sandbox_config(std::string_view header, const Config& config) {
   SandboxConfig result;
   result.memory_mb = config.memory_default_mb;
+  if (config.default_egress == "all") result.egress = policy::Policy::all();
   if (header.empty()) return result;
   json value = parse(header);
   if (const json* memory = member(value, "memory_mb")) {
@@ -123,16 +137,10 @@ SandboxConfig parse_sandbox_config(std::string_view header, const Config& config
   }
   if (member(value, "root") != nullptr)
     not_supported("this server has no volumes and snapshots yet that a sandbox could boot from");
-  if (const json* allow = member(value, "allow_net")) {
-    if (!allow->is_array()) refuse("allow_net wants an array of hosts");
-    // An empty list is what sandboxes get now: nothing can be reached.
-    if (!allow->empty())
-      not_supported("sandboxes of this server have no network yet; allow_net can only be empty");
-  }
+  if (const json* allow = member(value, "allow_net")) result.egress = parse_egress(*allow);
   if (const json* secrets = member(value, "secrets")) {
     if (!secrets->is_object()) refuse("secrets wants an object");
-    if (!secrets->empty())
-      not_supported("sandboxes of this server have no network yet that secrets could be used in");
+    if (!secrets->empty()) not_supported("this server keeps no secrets out of sandboxes yet");
   }
   return result;
 }

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "control/config.h"
+#include "policy/policy.h"
 
 namespace hutch::control {
 
@@ -17,6 +18,7 @@ struct SandboxConfig {
   int64_t memory_mb = 0;
   std::optional<int64_t> stop_at_ms;  // wall clock of the client; none: ends with its creator
   Labels labels;
+  policy::Policy egress;  // which hosts it may reach
 };
 
 // Throws a Problem that names the member at fault; unknown members are ignored. `header` is the

@@ -35,6 +35,7 @@ std::shared_ptr<Sandbox> Sandboxes::create(const std::string& organisation,
   options.organisation = organisation;
   options.memory = static_cast<uint64_t>(wanted.memory_mb) << 20;
   options.cpus = static_cast<uint32_t>(config_.cpus);
+  options.egress = wanted.egress;
   auto sandbox = std::make_shared<Sandbox>(context_, options);
   // The machine boots while the rest is done.
   sandbox->start(factory_, [this, id = options.sandbox_id] { ended(id); });

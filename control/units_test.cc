@@ -158,7 +158,8 @@ TEST_CASE("keys that contradict each other are refused") {
   };
   CHECK_FALSE(refused([](Config&) {}));
   CHECK(refused([](Config& c) { c.listen = "localhost"; }));
-  CHECK(refused([](Config& c) { c.default_egress = "all"; }));
+  CHECK_FALSE(refused([](Config& c) { c.default_egress = "all"; }));
+  CHECK(refused([](Config& c) { c.default_egress = "some"; }));
   CHECK(refused([](Config& c) { c.region = "LOC"; }));
   CHECK(refused([](Config& c) { c.tls_cert = "x"; }));
   CHECK(refused([](Config& c) { c.tls_cert = c.tls_key = "x", c.tls_self_made = true; }));
@@ -193,6 +194,22 @@ TEST_CASE("a sandbox header is base64 of JSON, in Latin-1 or UTF-8") {
         "\xc3\xa4");
 }
 
+TEST_CASE("what a sandbox may reach is what its header says, else what the server does") {
+  Config config;
+  CHECK(parse_sandbox_config("", config).egress.is_empty());
+  CHECK(parse_sandbox_config(base64("{}"), config).egress.is_empty());
+  CHECK(parse_sandbox_config(base64(R"({"allow_net":[]})"), config).egress.is_empty());
+  policy::Policy some =
+      parse_sandbox_config(base64(R"({"allow_net":["B.test","*.a.test:443"]})"), config).egress;
+  CHECK(some.patterns() == std::vector<std::string>{"*.a.test:443", "b.test"});
+  config.default_egress = "all";
+  CHECK(parse_sandbox_config("", config).egress.allows_all());
+  CHECK(parse_sandbox_config(base64("{}"), config).egress.allows_all());
+  CHECK(parse_sandbox_config(base64(R"({"allow_net":[]})"), config).egress.is_empty());
+  CHECK_FALSE(
+      parse_sandbox_config(base64(R"({"allow_net":["a.test"]})"), config).egress.allows_all());
+}
+
 TEST_CASE("what a sandbox header must not ask for is refused with its code") {
   CHECK(problem_code("{}").empty());
   CHECK(problem_code("x") == "INVALID_SANDBOX_CONFIG");
@@ -211,7 +228,12 @@ TEST_CASE("what a sandbox header must not ask for is refused with its code") {
         "INVALID_SANDBOX_CONFIG");
   CHECK(problem_code(R"({"volumes":[{"volume":"v","path":"/p"}]})") == "NOT_SUPPORTED");
   CHECK(problem_code(R"({"root":{"volume":"v"}})") == "NOT_SUPPORTED");
-  CHECK(problem_code(R"({"allow_net":["example.com"]})") == "NOT_SUPPORTED");
+  CHECK(problem_code(R"({"allow_net":"example.com"})") == "INVALID_SANDBOX_CONFIG");
+  CHECK(problem_code(R"({"allow_net":[1]})") == "INVALID_SANDBOX_CONFIG");
+  for (const char* bad : {"", "*", "*.com", "a.*.b", "https://example.com", "10.0.0.0/8",
+                          "example.com:0", "localhost", "2130706433"})
+    CHECK(problem_code(fmt::format(R"({{"allow_net":["ok.test","{}"]}})", bad)) ==
+          "INVALID_ALLOW_NET");
   CHECK(problem_code(R"({"secrets":{"K":{"hosts":["h"],"value":"v"}}})") == "NOT_SUPPORTED");
   CHECK_THROWS_AS(parse_sandbox_config("?", Config()), Problem);
 }

@@ -42,6 +42,8 @@ class Policy {
   static Result<Policy> parse(std::span<const std::string> patterns);
 
   bool allows_all() const { return allows_all_; }
+  // Nothing is allowed.
+  bool is_empty() const { return !allows_all_ && rules_.empty(); }
   // Whether a name, in its canonical form, may be reached at some port: whether it exists for the
   // guest.
   bool knows(std::string_view name) const;

@@ -28,7 +28,12 @@ constexpr std::array kKeys = {
     ConfigKey{"layer", &Config::layer, kNone, kNone, "NAME|FILE",
               "Template of a sandbox's disk, ext4; its size is the most that a sandbox can write"},
     ConfigKey{"default_egress", &Config::default_egress, kNone, kNone, "POLICY",
-              "What a sandbox may reach whose creator does not say; none is the only one yet"},
+              "What a sandbox may reach whose creator does not say: none or all"},
+    ConfigKey{"open_blocks", &Config::open_blocks, kNone, kNone, "BLOCK,...",
+              "Blocks of private addresses, such as 10.1.0.0/16, in which hosts may lie that a "
+              "sandbox may reach; without it only those of the open Internet"},
+    ConfigKey{"dns_servers", &Config::dns_servers, kNone, kNone, "ADDRESS,...",
+              "DNS servers to ask instead of the host's, each with or without :port"},
     ConfigKey{"cpus", &Config::cpus, 1, 16, "N", "CPUs of a sandbox"},
     ConfigKey{"memory_default_mb", &Config::memory_default_mb, 128, 65536, "MIB",
               "Memory of a sandbox whose creator does not say"},
