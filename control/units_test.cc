@@ -199,7 +199,7 @@ TEST_CASE("what a sandbox may reach is what its header says, else what the serve
   CHECK(parse_sandbox_config("", config).egress.is_empty());
   CHECK(parse_sandbox_config(base64("{}"), config).egress.is_empty());
   CHECK(parse_sandbox_config(base64(R"({"allow_net":[]})"), config).egress.is_empty());
-  policy::Policy some =
+  hutch::policy::Policy some =
       parse_sandbox_config(base64(R"({"allow_net":["B.test","*.a.test:443"]})"), config).egress;
   CHECK(some.patterns() == std::vector<std::string>{"*.a.test:443", "b.test"});
   config.default_egress = "all";
