@@ -16,6 +16,14 @@ constexpr const char* kFile = "/home/app/hutch-bench";
 constexpr const char* kUser = "app";
 constexpr int kAnswerMs = 120'000;
 
+hutch_file_options the_file() {
+  hutch_file_options file{};
+  file.size = sizeof file;
+  file.path = kFile;
+  file.user = kUser;
+  return file;
+}
+
 void check(int code, hutch_error* error) {
   if (code == HUTCH_OK) return;
   std::string text = fmt::format("{} ({})", hutch_error_message(error), hutch_error_remedy(error));
@@ -86,10 +94,7 @@ class AgentSubject final : public Subject {
 
   uint64_t write_file(uint64_t size) override {
     std::string content = file_content(size);
-    hutch_file_options file{};
-    file.size = sizeof file;
-    file.path = kFile;
-    file.user = kUser;
+    hutch_file_options file = the_file();
     hutch_error* error = nullptr;
     uint64_t start = monotonic_ns();
     check(hutch_file_write(agent(), &file, &task_, &error), error);
@@ -115,10 +120,7 @@ class AgentSubject final : public Subject {
   }
 
   uint64_t read_file(uint64_t size) override {
-    hutch_file_options file{};
-    file.size = sizeof file;
-    file.path = kFile;
-    file.user = kUser;
+    hutch_file_options file = the_file();
     std::string content;
     hutch_error* error = nullptr;
     uint64_t start = monotonic_ns();

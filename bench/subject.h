@@ -27,12 +27,10 @@ class Subject {
   virtual uint64_t read_file(uint64_t size) = 0;
 };
 
+// As cli/bench_verb.cc read them, which has their defaults.
 struct ExecOptions {
-  uint32_t count = 200;
-  uint32_t file_mib = 16;
-  uint32_t file_count = 10;
-  std::string image = "core";
-  std::string node = "node";
+  uint32_t count = 0, file_mib = 0, file_count = 0;
+  std::string image, node;
   std::string sdk;        // folder with node_modules/@deno/sandbox; empty: without the client
   std::string json_file;  // empty: none
 };

@@ -10,11 +10,11 @@ constexpr uint16_t kGoingAway = 1001;
 }  // namespace
 
 Sandbox::Sandbox(boost::asio::io_context& context, GuestOptions options)
-    : options_(std::move(options)), timer_(context) {}
+    : options_(std::move(options)), timer_(context), answer_timer_(context) {}
 
 void Sandbox::start(const GuestFactory& factory, std::function<void()> ended) {
   guest_ = factory(options_, *this);
-  ended_.push_back(std::move(ended));
+  ended_ = std::move(ended);
 }
 
 void Sandbox::when_ready(Ready ready) {
@@ -62,7 +62,16 @@ void Sandbox::end(std::string_view reason, std::function<void()> done) {
     if (done) done();
     return;
   }
-  if (done) ended_.push_back(std::move(done));
+  if (done) {
+    answers_.push_back(std::move(done));
+    if (answers_.size() == 1) {
+      answer_timer_.expires_after(kAnswerTime);
+      answer_timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+        std::shared_ptr<Sandbox> self = weak.lock();
+        if (!error && self) self->answer();
+      });
+    }
+  }
   if (state_ == State::kEnding) return;
   bool started = state_ == State::kRunning;
   state_ = State::kEnding;
@@ -93,7 +102,13 @@ void Sandbox::on_ended(const std::string& reason) {
   close_sessions("the sandbox has ended");
   guest_.reset();
   for (Ready& ready : std::exchange(waiting_, {})) ready(&*problem_);
-  for (std::function<void()>& ended : std::exchange(ended_, {})) ended();
+  if (auto ended = std::exchange(ended_, nullptr)) ended();
+  answer_timer_.cancel();
+  answer();
+}
+
+void Sandbox::answer() {
+  for (std::function<void()>& done : std::exchange(answers_, {})) done();
 }
 
 }  // namespace hutch::control

@@ -5,6 +5,8 @@
 // machine dies.
 #pragma once
 
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -33,6 +35,7 @@ class Session {
 
 class Sandbox final : public GuestEvents, public std::enable_shared_from_this<Sandbox> {
  public:
+  static constexpr std::chrono::seconds kAnswerTime{5};
   enum class State { kStarting, kRunning, kEnding, kEnded };
   using Ready = std::function<void(const Problem* problem)>;
 
@@ -56,8 +59,9 @@ class Sandbox final : public GuestEvents, public std::enable_shared_from_this<Sa
 
   // Ends it at boot_ms() `at_ms`, however many connections it has, and not before.
   void set_deadline(int64_t at_ms);
-  // Closes all connections and ends the guest. `done` is called when it is gone. `reason` is for
-  // clients: at most 120 bytes.
+  // Closes all connections and ends the guest. `done` is called when it is gone, or after
+  // kAnswerTime while it still goes: clients wait for 10 s, and nothing reaches it any more.
+  // `reason` is for clients: at most 120 bytes.
   void end(std::string_view reason, std::function<void()> done = {});
 
   void on_ready() override;
@@ -65,6 +69,7 @@ class Sandbox final : public GuestEvents, public std::enable_shared_from_this<Sa
 
  private:
   void close_sessions(std::string_view reason);
+  void answer();
 
   GuestOptions options_;
   State state_ = State::kStarting;
@@ -74,7 +79,9 @@ class Sandbox final : public GuestEvents, public std::enable_shared_from_this<Sa
   std::optional<int64_t> deadline_ms_;
   BootTimer timer_;
   std::vector<Ready> waiting_;
-  std::vector<std::function<void()>> ended_;
+  std::function<void()> ended_;
+  std::vector<std::function<void()>> answers_;  // to those who asked for its end
+  boost::asio::steady_timer answer_timer_;
   std::optional<Problem> problem_;
 };
 

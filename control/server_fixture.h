@@ -41,6 +41,7 @@ enum class Behaviour {
   kTakesNothing,
   kDiscards,  // takes all and says nothing
   kFloods,    // sends chunks of a stream as fast as it gets credit
+  kNeverEnds,
 };
 
 // Takes at most 1000 bytes at a time, as a guest with little credit does.
@@ -165,6 +166,7 @@ class FakeGuest final : public Guest {
     return std::make_unique<FakeChannel>(context_, events, behaviour_, stream_base, sent_);
   }
   void end() override {
+    if (behaviour_ == Behaviour::kNeverEnds) return;
     asio::post(context_, [this, gone = gone_] {
       if (!*gone) events_.on_ended("asked to");
     });

@@ -105,6 +105,19 @@ TEST_CASE("a kill answers, and closes all sockets; a second one changes nothing"
         "SANDBOX_ALREADY_TERMINATED");
 }
 
+TEST_CASE("a kill is answered in time also when the machine takes long to go") {
+  Fixture fixture({}, Behaviour::kNeverEnds);
+  Socket socket(fixture, kCreate);
+  auto start = std::chrono::steady_clock::now();
+  Fixture::Answer answer = fixture.request(http::verb::delete_, "/api/v3/sandbox/" + socket.id);
+  CHECK(answer.status == 200);
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(8));
+  // It is nobody's any more, though it still counts.
+  Socket again(fixture, "/api/v3/sandbox/" + socket.id + "/connect");
+  CHECK(again.status == 400);
+  CHECK(again.problem["code"] == "SANDBOX_ALREADY_TERMINATED");
+}
+
 TEST_CASE("another's sandbox and one that is not there look the same") {
   Fixture fixture;
   Socket socket(fixture, kCreate);

@@ -29,11 +29,13 @@ static_assert(sizeof(StatisticDescriptor) == 16);
 // without a word (Linux 6.1: set_tsc_khz in arch/x86/kvm/x86.c, whose result kvm_arch_vcpu_create
 // drops) and the guest's timers fire minutes late. Setting the same rate again tells.
 Result<void> check_time_stamp_counter(const Fd& vcpu) {
-  int rate = TRY(control(vcpu.get(), KVM_GET_TSC_KHZ, "KVM_GET_TSC_KHZ", 0ul));
-  if (!control(vcpu.get(), KVM_SET_TSC_KHZ, "KVM_SET_TSC_KHZ", static_cast<unsigned long>(rate)))
+  Result<int> rate = control(vcpu.get(), KVM_GET_TSC_KHZ, "KVM_GET_TSC_KHZ", 0ul);
+  // A host whose counter is unstable tells no rate, and gives guests none that could be wrong.
+  if (!rate) return {};
+  if (!control(vcpu.get(), KVM_SET_TSC_KHZ, "KVM_SET_TSC_KHZ", static_cast<unsigned long>(*rate)))
     return fail(fmt::format("KVM takes the processor's clock for one of {} kHz, which it is not: "
                             "timers in guests would not fire",
-                            rate),
+                            *rate),
                 "load the kernel module kvm again: modprobe -r kvm_amd kvm_intel kvm, then "
                 "modprobe kvm_amd or kvm_intel");
   return {};

@@ -164,8 +164,10 @@ def build_with(totals, name, folder, options, targets=()):
     start = time.monotonic()
     print(f"       building with clang and {name}", flush=True)
     if not (folder / "build.ninja").exists():
+        # meson looks for ccache by itself only where the compiler is not named.
+        cache = "ccache " if shutil.which("ccache") else ""
         built = run(["meson", "setup", folder, ROOT, "-Db_lundef=false", "-Doptimization=1", "-Ddebug=true",
-                     "-Dwerror=true", *options], env=dict(os.environ, CC="clang-14", CXX="clang++-14"))
+                     "-Dwerror=true", *options], env=dict(os.environ, CC=f"{cache}clang-14", CXX=f"{cache}clang++-14"))
     if (folder / "build.ninja").exists():
         built = run(["ninja", "-C", folder, *targets])
     totals.add(f"build with clang and {name}", int(built.returncode == 0), int(built.returncode != 0),

@@ -40,8 +40,9 @@ ENDS_WITH = {
 # What does not exist yet fails, and says so; without a network the first does not get as far.
 NOT_YET = {
     ("Create a package.json, install deps, run a web framework (Express), and expose it publicly", 1): r"dns error",
+    ("VSCode browser instance", 1): r"vscode is not supported by this sandbox",
     **{(heading, 1): r"NOT_SUPPORTED" for heading in (
-        "Get SSH access to the sandbox", "VSCode browser instance", "Restrict outbound network access", "Secret on the Wire")},
+        "Get SSH access to the sandbox", "Restrict outbound network access", "Secret on the Wire")},
     **{(heading, 1): r"this server has no apps yet" for heading in (
         "Creating App", "Listing apps", "Retrieving an app", "Updating app info", "Deleting an app")},
 }
