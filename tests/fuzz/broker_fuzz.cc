@@ -19,8 +19,8 @@ namespace {
 class FixedResolver final : public Resolver {
  public:
   explicit FixedResolver(Loop& loop) : loop_(loop) {}
-  std::unique_ptr<Question> resolve(
-      const std::string& name, std::function<void(std::vector<IpAddress>)> done) override {
+  std::unique_ptr<Question> resolve(const std::string& name,
+                                    std::function<void(std::vector<IpAddress>)> done) override {
     FUZZ_CHECK(!name.empty());
     std::vector<IpAddress> found;
     if (name.front() != 'n') found.push_back(*IpAddress::parse("169.254.169.254"));
