@@ -15,6 +15,7 @@ namespace {
 
 using policy::Permission;
 namespace wire = protocol::broker;
+using event_log::quoted;
 
 // How often first bytes are looked at again: each time reads all of them.
 constexpr unsigned kMaxLooks = 4096;
@@ -49,7 +50,7 @@ struct Broker::Flow {
 };
 
 Broker::Broker(Loop& loop, Fd vmm, policy::Policy policy, const Floor& floor, Resolver& resolver,
-               DecisionLog* log, std::function<void(std::string reason)> on_end)
+               event_log::EventLog* log, std::function<void(std::string reason)> on_end)
     : loop_(loop),
       vmm_(std::move(vmm)),
       policy_(std::move(policy)),
@@ -63,6 +64,7 @@ Broker::~Broker() = default;
 Result<void> Broker::start() {
   TRY(set_nonblocking(vmm_.get()));
   watch_ = TRY(loop_.watch(vmm_.get(), EPOLLIN, [this](uint32_t events) { on_event(events); }));
+  record_policy();
   return {};
 }
 
@@ -91,6 +93,8 @@ Result<void> Broker::handle(std::span<const std::byte> bytes) {
       return take_first(TRY(wire::decode<wire::First>(bytes)));
     case wire::MessageType::kClose:
       return close(TRY(wire::decode<wire::Close>(bytes)));
+    case wire::MessageType::kDenied:
+      return denied(TRY(wire::decode<wire::Denied>(bytes)));
     default:
       return fail("a message that only the broker sends");
   }
@@ -244,14 +248,26 @@ void Broker::refuse(Flow& flow, Reason reason, const std::string& detail) {
 Result<void> Broker::close(const wire::Close& message) {
   auto found = flows_.find(message.flow);
   if (found == flows_.end()) return fail("the end of a flow that there is not");
-  if (found->second->is_ready && !found->second->is_refused)
-    record("close", *found->second, "", message.sent, message.received);
+  if (found->second->is_ready && !found->second->is_refused) record(message, *found->second);
   flows_.erase(found);
+  return {};
+}
+
+Result<void> Broker::denied(const wire::Denied& message) {
+  if (!message.name.empty() && policy::canonical_host_name(message.name) != message.name)
+    return fail("a name that is none");
+  if (!message.address.empty() && !IpAddress::parse(message.address))
+    return fail("an address that is none");
+  write(fmt::format(R"("event":"deny","name":{},"address":{},"port":{},"reason":{})",
+                    quoted(message.name), quoted(message.address), message.port,
+                    quoted(message.port == 0 ? "lookup: no rule knows the name"
+                                             : "policy: no rule allows the address")));
   return {};
 }
 
 void Broker::set_policy(policy::Policy policy) {
   policy_ = std::move(policy);
+  record_policy();
   for (const auto& [number, flow] : flows_) {
     if (flow->is_refused) continue;
     std::optional<Permission> permission =
@@ -262,7 +278,7 @@ void Broker::set_policy(policy::Policy policy) {
     } else {
       refuse(*flow, Reason::kPolicyChanged, "no rule allows it any more");
     }
-    // The VMM may have gone at this.
+    // What was written may have been the last.
     if (!vmm_) return;
   }
 }
@@ -291,20 +307,33 @@ void Broker::flush() {
     end(std::move(changed).error().message);
 }
 
-void Broker::record(const char* event, const Flow& flow, const std::string& reason, uint64_t sent,
-                    uint64_t received) {
-  if (log_ == nullptr) return;
-  Decision decision{event,
-                    flow.number,
-                    flow.target.name,
-                    flow.address.text(),
-                    flow.target.port,
-                    flow.target.permission.rule,
-                    reason,
-                    sent,
-                    received};
+void Broker::record(const char* event, const Flow& flow, const std::string& reason) {
+  write(
+      fmt::format(R"("event":{},"flow":{},"name":{},"address":{},"port":{},"rule":{},"reason":{})",
+                  quoted(event), flow.number, quoted(flow.target.name), quoted(flow.address.text()),
+                  flow.target.port, quoted(flow.target.permission.rule), quoted(reason)));
+}
+
+void Broker::record(const wire::Close& message, const Flow& flow) {
+  write(fmt::format(
+      R"("event":"close","flow":{},"name":{},"address":{},"port":{},"sent":{},"received":{})",
+      flow.number, quoted(flow.target.name), quoted(flow.address.text()), flow.target.port,
+      message.sent, message.received));
+}
+
+void Broker::record_policy() {
+  // As many as go into a line.
+  constexpr size_t kMaxText = 2048;
+  std::vector<std::string> rules = policy_.patterns();
+  std::string text = policy_.allows_all() ? "*" : fmt::format("{}", fmt::join(rules, " "));
+  if (text.size() > kMaxText) text = text.substr(0, text.rfind(' ', kMaxText)) + " ...";
+  write(fmt::format(R"("event":"policy","count":{},"rules":{})", rules.size(), quoted(text)));
+}
+
+void Broker::write(const std::string& members) {
+  if (log_ == nullptr || !vmm_) return;
   // What cannot be recorded is not done.
-  if (Result<void> written = log_->write(decision, unix_ms()); !written)
+  if (Result<void> written = log_->append(unix_ms(), members); !written)
     end(std::move(written).error().context("recording a decision").message);
 }
 

@@ -16,10 +16,10 @@
 
 #include "base/loop.h"
 #include "broker/classify.h"
-#include "broker/decision_log.h"
 #include "broker/dialer.h"
 #include "broker/floor.h"
 #include "broker/resolver.h"
+#include "event-log/event_log.h"
 #include "policy/policy.h"
 #include "protocol/broker.h"
 
@@ -30,7 +30,7 @@ class Broker {
   // Serves the VMM at the other end of `vmm`, a SOCK_SEQPACKET socket. `on_end` is called once when
   // the VMM has gone or breaks the protocol; everything is closed then. `log` may be null.
   Broker(Loop& loop, Fd vmm, policy::Policy policy, const Floor& floor, Resolver& resolver,
-         DecisionLog* log, std::function<void(std::string reason)> on_end);
+         event_log::EventLog* log, std::function<void(std::string reason)> on_end);
   ~Broker();
   Broker(const Broker&) = delete;
   Broker& operator=(const Broker&) = delete;
@@ -51,6 +51,7 @@ class Broker {
   Result<void> open(const protocol::broker::Open& message);
   Result<void> take_first(const protocol::broker::First& message);
   Result<void> close(const protocol::broker::Close& message);
+  Result<void> denied(const protocol::broker::Denied& message);
   void dial(Flow& flow, std::vector<IpAddress> addresses);
   void on_dialled(Flow& flow, Dial::Connected connected);
   void look(Flow& flow);
@@ -58,8 +59,10 @@ class Broker {
   void refuse(Flow& flow, Reason reason, const std::string& detail);
   void send(std::vector<std::byte> bytes, Fd descriptor = Fd());
   void flush();
-  void record(const char* event, const Flow& flow, const std::string& reason, uint64_t sent = 0,
-              uint64_t received = 0);
+  void record(const char* event, const Flow& flow, const std::string& reason);
+  void record(const protocol::broker::Close& message, const Flow& flow);
+  void record_policy();
+  void write(const std::string& members);
   void end(std::string reason);
 
   Loop& loop_;
@@ -68,7 +71,7 @@ class Broker {
   policy::Policy policy_;
   const Floor& floor_;
   Resolver& resolver_;
-  DecisionLog* log_;
+  event_log::EventLog* log_;
   std::function<void(std::string)> on_end_;
   std::unordered_map<uint32_t, std::unique_ptr<Flow>> flows_;
   struct Outgoing {

@@ -44,8 +44,9 @@ Result<void> serve(Fd control) {
   Floor floor = TRY(Floor::create(configuration.opened));
   std::unique_ptr<Loop> loop = TRY(Loop::create());
   std::unique_ptr<Resolver> resolver = TRY(make_dns_resolver(*loop, configuration.servers));
-  std::optional<DecisionLog> log;
-  if (configuration.log) log = TRY(DecisionLog::open(std::move(configuration.log)));
+  std::optional<event_log::EventLog> log;
+  if (configuration.log)
+    log = TRY(event_log::EventLog::open(std::move(configuration.log), configuration.log_limit));
   Result<void> outcome;
   auto stop = [&](Result<void> why) {
     outcome = std::move(why);

@@ -43,6 +43,7 @@ struct hutch_vm {
 namespace {
 
 constexpr uint64_t kDefaultTimeout = 60'000'000'000;
+constexpr uint64_t kDefaultLogLimit = uint64_t{64} << 20;
 constexpr uint32_t kAgentTag = 1;
 
 int code_of(const Error& error) {
@@ -152,6 +153,7 @@ int read_network(const hutch_network* given, hutch::lib::NetworkOptions* out, hu
     code = read_list(options.dns_servers, options.dns_server_count, &out->servers, error);
   if (code != HUTCH_OK) return code;
   out->broker_path = text(options.broker_path);
+  out->log_limit = options.decision_log_limit != 0 ? options.decision_log_limit : kDefaultLogLimit;
   if (options.decision_log_fd > 0) {
     Result<Fd> copy = duplicate(options.decision_log_fd);
     if (!copy) return give(error, copy.error());

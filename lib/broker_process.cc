@@ -29,6 +29,7 @@ Result<std::unique_ptr<BrokerProcess>> BrokerProcess::start(NetworkOptions optio
   configure.opened = std::move(options.opened);
   configure.servers = std::move(options.servers);
   configure.log = std::move(options.log);
+  configure.log_limit = options.log_limit;
   TRY_CONTEXT("configuring the broker",
               send_message(self->control_.get(), wire::encode(configure), fds));
   return self;

@@ -20,7 +20,8 @@ struct NetworkOptions {
   protocol::broker::Policy policy;
   std::vector<std::string> opened;   // blocks below the floor that the operator opens
   std::vector<std::string> servers;  // DNS; none: the host's
-  Fd log;                            // the decision log; optional
+  Fd log;                            // the event log of decisions; optional
+  uint64_t log_limit = 0;            // its most bytes
   std::string broker_path;           // empty: hutch-broker beside hutch-vmm
 };
 

@@ -188,7 +188,9 @@ std::vector<std::byte> write_answer(const Query& query, uint8_t code,
 
 }  // namespace
 
-Dns::Dns(const policy::Policy& policy, NameTable& table) : policy_(policy), table_(table) {}
+Dns::Dns(const policy::Policy& policy, NameTable& table,
+         std::function<void(const std::string& name)> not_there)
+    : policy_(policy), table_(table), not_there_(std::move(not_there)) {}
 
 std::vector<std::byte> Dns::answer(std::span<const std::byte> message, uint64_t now_ns) {
   std::optional<Query> query = read_query(message);
@@ -198,6 +200,7 @@ std::vector<std::byte> Dns::answer(std::span<const std::byte> message, uint64_t 
   std::optional<std::string> name = policy::canonical_host_name(query->name);
   if (!name || !policy_.knows(*name)) {
     counters_.not_there++;
+    if (name && not_there_) not_there_(*name);
     return write_answer(*query, kNoSuchName, std::nullopt);
   }
   if (query->type != kTypeA) {

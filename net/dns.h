@@ -7,7 +7,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/token_bucket.h"
@@ -29,8 +31,10 @@ class Dns {
   static constexpr uint64_t kNewNamesBurst = 500;
   static constexpr uint64_t kNewNamesPerSecond = 10;
 
-  // Both outlive it; the policy may change under it.
-  Dns(const policy::Policy& policy, NameTable& table);
+  // Policy and table outlive it; the policy may change under it. `not_there` is called with each
+  // canonical name that was looked up and that the policy does not know.
+  Dns(const policy::Policy& policy, NameTable& table,
+      std::function<void(const std::string& name)> not_there = {});
 
   // The answer to a message that the guest sent to any server (guest-controlled), without the
   // length that TCP puts before it; at most 512 bytes. Empty: it deserves none.
@@ -41,6 +45,7 @@ class Dns {
   const policy::Policy& policy_;
   NameTable& table_;
   TokenBucket new_names_{kNewNamesBurst, kNewNamesPerSecond};
+  std::function<void(const std::string&)> not_there_;
   Counters counters_;
 };
 

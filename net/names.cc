@@ -32,7 +32,9 @@ void Names::release(const IpAddress& address) {
 }
 
 bool Names::allows(const IpAddress& address, uint16_t port) {
-  return allows_literal(address, port);
+  bool allowed = allows_literal(address, port);
+  if (!allowed && denied_) denied_({"", address, port});
+  return allowed;
 }
 
 std::optional<std::vector<std::byte>> Names::answer(std::span<const std::byte> query,

@@ -3,6 +3,9 @@
 // The network's loop only.
 #pragma once
 
+#include <functional>
+#include <string>
+
 #include "net/decisions.h"
 #include "net/dns.h"
 #include "net/flow_opener.h"
@@ -13,7 +16,12 @@ namespace hutch::net {
 
 class Names final : public NameLookup, public LiteralPolicy, public DnsResponder {
  public:
-  explicit Names(policy::Policy policy) : policy_(std::move(policy)) {}
+  // `denied` is told of each lookup that found no name (port 0, no address) and of each connection
+  // to an address that was refused; what it is told of is guest-controlled.
+  using Denied = std::function<void(const FlowTarget& target)>;
+
+  explicit Names(policy::Policy policy, Denied denied = {})
+      : policy_(std::move(policy)), denied_(std::move(denied)) {}
 
   // From now on this is the policy. Names that it does not know are none any more; flows that it
   // does not allow are the caller's to cut (allows()).
@@ -35,8 +43,11 @@ class Names final : public NameLookup, public LiteralPolicy, public DnsResponder
   bool allows_literal(const IpAddress& address, uint16_t port) const;
 
   policy::Policy policy_;
+  Denied denied_;
   NameTable table_;
-  Dns dns_{policy_, table_};
+  Dns dns_{policy_, table_, [this](const std::string& name) {
+             if (denied_) denied_({name, {}, 0});
+           }};
 };
 
 }  // namespace hutch::net

@@ -59,3 +59,25 @@ TEST_CASE("an address that could stand for a name is never a literal") {
   names.set_policy(make({"198.18.0.1"}));
   CHECK_FALSE(names.allows(*IpAddress::parse("198.18.0.1"), 443));
 }
+
+TEST_CASE("what is refused is told of") {
+  std::vector<FlowTarget> denied;
+  Names names(make({"a.test", "1.2.3.4:80"}),
+              [&](const FlowTarget& target) { denied.push_back(target); });
+  CHECK(names.answer(question("a", "test"), 512));
+  CHECK(names.allows(*IpAddress::parse("1.2.3.4"), 80));
+  CHECK(denied.empty());
+  CHECK(names.answer(question("B", "test"), 512));
+  REQUIRE(denied.size() == 1);
+  CHECK(denied[0].name == "b.test");
+  CHECK(denied[0].port == 0);
+  // What no host can be called has no place in a log.
+  CHECK(names.answer(question("b\n", "test"), 512));
+  CHECK(denied.size() == 1);
+  CHECK_FALSE(names.allows(*IpAddress::parse("1.2.3.4"), 81));
+  CHECK_FALSE(names.allows(*IpAddress::parse("198.18.0.9"), 80));
+  REQUIRE(denied.size() == 3);
+  CHECK(denied[1].address == *IpAddress::parse("1.2.3.4"));
+  CHECK(denied[1].port == 81);
+  CHECK(denied[2].address == *IpAddress::parse("198.18.0.9"));
+}

@@ -58,6 +58,15 @@ std::vector<std::byte> encode(const Close& message) {
   return begin(MessageType::kClose, message.flow).u64(message.sent).u64(message.received).take();
 }
 
+std::vector<std::byte> encode(const Denied& message) {
+  return Encoder()
+      .u8(static_cast<uint8_t>(MessageType::kDenied))
+      .string(message.name)
+      .string(message.address)
+      .u16(message.port)
+      .take();
+}
+
 std::vector<std::byte> encode(const Connected& message) {
   return begin(MessageType::kConnected, message.flow).take();
 }
@@ -86,6 +95,7 @@ std::vector<std::byte> encode(const Configure& message) {
       .strings(message.opened)
       .strings(message.servers)
       .u8(message.log.is_open())
+      .u64(message.log_limit)
       .take();
 }
 
@@ -95,6 +105,7 @@ Result<MessageType> type_of(std::span<const std::byte> bytes) {
     case MessageType::kOpen:
     case MessageType::kFirst:
     case MessageType::kClose:
+    case MessageType::kDenied:
     case MessageType::kConnected:
     case MessageType::kReady:
     case MessageType::kRefused:
@@ -144,6 +155,21 @@ Result<Close> decode(std::span<const std::byte> bytes) {
 }
 
 template <>
+Result<Denied> decode(std::span<const std::byte> bytes) {
+  Decoder in = TRY(open(bytes, MessageType::kDenied));
+  Denied message;
+  message.name = in.string();
+  message.address = in.string();
+  message.port = in.u16();
+  TRY(in.finish("Denied"));
+  if (message.name.size() > kMaxName || message.address.size() > kMaxAddress)
+    return fail("Denied with too long a name or address");
+  if (message.name.empty() == message.address.empty())
+    return fail("Denied with neither or both of name and address");
+  return message;
+}
+
+template <>
 Result<Connected> decode(std::span<const std::byte> bytes) {
   Decoder in = TRY(open(bytes, MessageType::kConnected));
   Connected message;
@@ -181,6 +207,7 @@ Result<Configure> decode_configure(std::span<const std::byte> bytes, std::vector
   message.opened = in.strings();
   message.servers = in.strings();
   bool has_log = in.u8() != 0;
+  message.log_limit = in.u64();
   TRY(in.finish("Configure"));
   if (fds.size() != (has_log ? 2u : 1u))
     return fail(fmt::format("Configure with {} descriptors", fds.size()));

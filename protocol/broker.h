@@ -12,6 +12,7 @@
 //                   <-  Ready + descriptor     the connection itself; without Connected before,
 //                                              where nothing had to be seen first
 //   Close           ->                         the flow has ended; its number may come again
+//   Denied          ->                         for the log: the VMM has refused by itself
 //
 //                   <-  Refused                instead of any answer, and at any time after Ready:
 //                                              the policy has changed
@@ -42,6 +43,7 @@ enum class MessageType : uint8_t {
   kOpen = 1,
   kFirst = 2,
   kClose = 3,
+  kDenied = 4,
   kConnected = 65,
   kReady = 66,
   kRefused = 67,
@@ -64,6 +66,13 @@ struct Close {
   uint32_t flow = 0;
   uint64_t sent = 0;      // bytes from the guest, as the VMM counts them
   uint64_t received = 0;  // and to it
+};
+// What the guest asked for and the VMM's own policy refused: a lookup of a name (port 0), or a
+// connection to an address that stands for no name.
+struct Denied {
+  std::string name;     // canonical
+  std::string address;  // where there is no name
+  uint16_t port = 0;
 };
 struct Connected {
   uint32_t flow = 0;
@@ -96,7 +105,8 @@ struct Configure {
   std::vector<std::string> opened;   // blocks below the floor that the operator opens
   std::vector<std::string> servers;  // DNS servers, with or without :port; none: the host's
   Fd vmm;                            // SOCK_SEQPACKET
-  Fd log;                            // the decision log, open for reading and appending; optional
+  Fd log;                            // the event log, open for reading and appending; optional
+  uint64_t log_limit = 0;            // its most bytes; 0: none. At the limit all connections end
 };
 
 // The word for a reason, for logs and counters: "policy", "floor", ...
@@ -105,6 +115,7 @@ const char* name(Reason reason);
 std::vector<std::byte> encode(const Open& message);
 std::vector<std::byte> encode(const First& message);
 std::vector<std::byte> encode(const Close& message);
+std::vector<std::byte> encode(const Denied& message);
 std::vector<std::byte> encode(const Connected& message);
 std::vector<std::byte> encode(const Ready& message);
 std::vector<std::byte> encode(const Refused& message);
@@ -123,6 +134,8 @@ template <>
 Result<First> decode(std::span<const std::byte> bytes);
 template <>
 Result<Close> decode(std::span<const std::byte> bytes);
+template <>
+Result<Denied> decode(std::span<const std::byte> bytes);
 template <>
 Result<Connected> decode(std::span<const std::byte> bytes);
 template <>

@@ -52,6 +52,10 @@ TEST_CASE("the broker's messages are read as they were written") {
   Close close = round_trip(Close{9, 1, 1ull << 40});
   CHECK(close.sent == 1);
   CHECK(close.received == 1ull << 40);
+  CHECK(round_trip(Denied{"evil.test", "", 0}).name == "evil.test");
+  Denied denied = round_trip(Denied{"", "1.2.3.4", 80});
+  CHECK(denied.address == "1.2.3.4");
+  CHECK(denied.port == 80);
   CHECK(round_trip(Connected{~0u}).flow == ~0u);
   CHECK(round_trip(Ready{1, 65535}).consumed == 65535);
   CHECK(round_trip(Refused{1, Reason::kFloor}).reason == Reason::kFloor);
@@ -65,6 +69,7 @@ TEST_CASE("what a launcher says is read as it was written") {
   configure.policy.patterns = {"a.test"};
   configure.opened = {"10.0.0.0/8"};
   configure.servers = {"127.0.0.1:53"};
+  configure.log_limit = uint64_t{1} << 33;
   for (bool has_log : {false, true}) {
     std::vector<Fd> fds;
     fds.push_back(Fd(::dup(0)));
@@ -83,6 +88,7 @@ TEST_CASE("what a launcher says is read as it was written") {
     CHECK(read.servers == configure.servers);
     CHECK(read.vmm.is_open());
     CHECK(read.log.is_open() == has_log);
+    CHECK(read.log_limit == uint64_t{1} << 33);
   }
 }
 
@@ -90,6 +96,10 @@ TEST_CASE("the broker's messages hold no values that there are not") {
   CHECK_FALSE(decode<Open>(encode(Open{1, "a", "", 0})));
   CHECK_FALSE(decode<Open>(encode(Open{1, std::string(254, 'a'), "", 1})));
   CHECK_FALSE(decode<Open>(encode(Open{1, "", std::string(46, '1'), 1})));
+  CHECK_FALSE(decode<Denied>(encode(Denied{"", "", 0})));
+  CHECK_FALSE(decode<Denied>(encode(Denied{"a", "1.2.3.4", 0})));
+  CHECK_FALSE(decode<Denied>(encode(Denied{std::string(254, 'a'), "", 0})));
+  CHECK_FALSE(decode<Denied>(encode(Denied{"", std::string(46, '1'), 0})));
   CHECK_FALSE(decode<First>(encode(First{1, {}})));
   Bytes many(kMaxFirst + 1);
   CHECK_FALSE(decode<First>(encode(First{1, many})));

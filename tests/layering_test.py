@@ -10,7 +10,7 @@ import sys
 
 FLOORS = [
     ["base"],
-    ["memory", "protocol", "artefacts", "policy"],
+    ["memory", "protocol", "artefacts", "policy", "event-log"],
     ["kvm", "bus", "serve-options"],
     ["virtio", "devices", "boot", "net"],
     ["vmm", "broker", "jail"],
@@ -19,7 +19,7 @@ FLOORS = [
 # Beside the house; what each may include.
 BESIDE = {"guest-agent": {"base", "protocol"}, "bench": {"base", "artefacts"}}
 # Floor 5 reaches the VMM only through protocol/.
-ONLY = {"control": {"base", "protocol", "artefacts", "policy", "serve-options"},
+ONLY = {"control": {"base", "protocol", "artefacts", "policy", "event-log", "serve-options"},
         "cli": {"base", "protocol", "artefacts", "serve-options"},
         "lib": {"base", "protocol", "policy"}}
 INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"')

@@ -91,6 +91,11 @@ std::unique_ptr<net::FlowHandle> BrokerClient::open(const net::FlowTarget& targe
   return flow;
 }
 
+void BrokerClient::denied(const net::FlowTarget& target) {
+  send(wire::encode(
+      wire::Denied{target.name, target.name.empty() ? target.address.text() : "", target.port}));
+}
+
 void BrokerClient::forget(uint32_t number) {
   flows_.erase(number);
   send(wire::encode(wire::Close{number, 0, 0}));

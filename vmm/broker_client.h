@@ -27,6 +27,8 @@ class BrokerClient final : public net::FlowOpener {
   // Flows that are handed out outlive this object at most as refused ones.
   std::unique_ptr<net::FlowHandle> open(const net::FlowTarget& target,
                                         net::OpenCallbacks callbacks) override;
+  // For the log: what the guest asked for and was refused without the broker.
+  void denied(const net::FlowTarget& target);
   bool is_lost() const { return !broker_; }
 
  private:

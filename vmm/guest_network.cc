@@ -1,5 +1,8 @@
 #include "vmm/guest_network.h"
 
+#include <algorithm>
+
+#include "base/sys.h"
 #include "net/network.h"
 
 namespace hutch::vmm {
@@ -28,7 +31,7 @@ GuestNetwork::GuestNetwork(std::unique_ptr<LoopThread> thread, policy::Policy po
       given_(std::make_unique<virtio::Net>(thread_->loop(),
                                            virtio::NetOptions{net::kGuestMac, net::kMtu})),
       device_(given_.get()),
-      names_(std::move(policy)) {
+      names_(std::move(policy), [this](const net::FlowTarget& target) { on_denied(target); }) {
   Loop& loop = thread_->loop();
   loop.run_on_loop([&] {
     broker_ = std::make_unique<BrokerClient>(loop, std::move(broker));
@@ -52,6 +55,23 @@ void GuestNetwork::disconnect() {
     far_side_.backend.reset();
     broker_.reset();
   });
+}
+
+void GuestNetwork::on_denied(const net::FlowTarget& target) {
+  constexpr uint64_t kAgainNs = 60'000'000'000;
+  constexpr size_t kMaxKept = 64;
+  uint64_t now = monotonic_ns();
+  while (!denied_before_.empty() && now - denied_before_.front().time_ns > kAgainNs)
+    denied_before_.pop_front();
+  if (std::ranges::any_of(denied_before_, [&](const DeniedBefore& before) {
+        return before.target.name == target.name && before.target.address == target.address &&
+               before.target.port == target.port;
+      }))
+    return;
+  if (!broker_ || denials_.take(1, now) == 0) return;
+  if (denied_before_.size() == kMaxKept) denied_before_.pop_front();
+  denied_before_.push_back({target, now});
+  broker_->denied(target);
 }
 
 Result<void> GuestNetwork::set_policy(const protocol::vmm::Policy& given) {

@@ -4,9 +4,11 @@
 // All functions on the machine's thread.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <vector>
 
+#include "base/token_bucket.h"
 #include "net/backend.h"
 #include "net/names.h"
 #include "protocol/vmm.h"
@@ -55,10 +57,19 @@ class GuestNetwork {
 
   GuestNetwork(std::unique_ptr<LoopThread> thread, policy::Policy policy, Fd broker);
 
+  void on_denied(const net::FlowTarget& target);
+
   std::unique_ptr<LoopThread> thread_;
   std::unique_ptr<virtio::Net> given_;  // until it is taken
   virtio::Net* device_;
   // Belong to the thread's loop:
+  // A guest that is refused asks again and again; the log wants to know of each thing once.
+  struct DeniedBefore {
+    net::FlowTarget target;
+    uint64_t time_ns = 0;
+  };
+  std::deque<DeniedBefore> denied_before_;
+  TokenBucket denials_{100, 5};
   net::Names names_;
   std::unique_ptr<BrokerClient> broker_;
   FarSide far_side_;

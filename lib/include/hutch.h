@@ -212,8 +212,13 @@ typedef struct hutch_network {
   size_t opened_block_count;
   const char* const* dns_servers; /* addresses, with or without ":port"; none: the host's */
   size_t dns_server_count;
-  int decision_log_fd;     /* open for reading and appending; 0 or less: none */
+  /* Gets what was decided, a line of JSON each, chained by hashes; open for reading and appending;
+   * 0 or less: none. */
+  int decision_log_fd;
   const char* broker_path; /* the program hutch-broker; NULL: beside hutch-vmm */
+  /* Bytes of the log; 0: 64 MiB. What cannot be recorded is not done: at the limit the guest's
+   * network ends. */
+  uint64_t decision_log_limit;
 } hutch_network;
 
 typedef enum hutch_description {

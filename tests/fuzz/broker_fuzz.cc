@@ -52,7 +52,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   FixedResolver resolver(*loop);
   auto [vmm, far] = *socket_pair(SOCK_SEQPACKET);
   Fd file(::memfd_create("log", MFD_CLOEXEC));
-  DecisionLog log = *DecisionLog::open(*file.duplicate());
+  event_log::EventLog log = *event_log::EventLog::open(*file.duplicate());
   bool ended = false;
   Broker broker(*loop, std::move(far),
                 *policy::Policy::parse(std::vector<std::string>{"*.wild.test", "127.0.0.1:80"}),
@@ -75,6 +75,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   std::string text(*file_size(file.get()), '\0');
   FUZZ_CHECK(read_exactly_at(file.get(), std::as_writable_bytes(std::span(text)), 0).has_value());
-  FUZZ_CHECK(verify_decision_log(text).has_value());
+  FUZZ_CHECK(event_log::verify(text).has_value());
   return 0;
 }

@@ -1,4 +1,4 @@
-#include "broker/decision_log.h"
+#include "event-log/event_log.h"
 
 #include <openssl/sha.h>
 #include <unistd.h>
@@ -8,14 +8,13 @@
 
 #include "base/sys.h"
 
-namespace hutch::broker {
+namespace hutch::event_log {
 namespace {
 
 constexpr size_t kHashSize = 2 * SHA256_DIGEST_LENGTH;
 // A line ends with its hash: ,"hash":"<64>"}
 constexpr std::string_view kHashKey = ",\"hash\":\"";
 constexpr size_t kTail = kHashKey.size() + kHashSize + 2;
-constexpr size_t kMaxLine = 4096;
 // Before the first line.
 const std::string kNoHash(kHashSize, '0');
 
@@ -28,73 +27,80 @@ std::string hash_of(std::string_view before, std::string_view line) {
   return hex;
 }
 
-// As a JSON string; what is not plain ASCII becomes a question mark.
-std::string quoted(std::string_view text) {
-  std::string result = "\"";
-  for (char c : text) result += c >= ' ' && c <= '~' && c != '"' && c != '\\' ? c : '?';
-  return result + "\"";
-}
-
 // The parts of a line: what is hashed, and the hash.
 Result<std::pair<std::string_view, std::string_view>> split(std::string_view line) {
-  if (line.size() < kTail || line.size() > kMaxLine ||
+  if (line.size() < kTail || line.size() > EventLog::kMaxLine ||
       line.substr(line.size() - kTail, kHashKey.size()) != kHashKey || !line.ends_with("\"}"))
-    return fail("is no line of a decision log");
+    return fail("is no line of an event log");
   return std::pair{line.substr(0, line.size() - kTail),
                    line.substr(line.size() - kHashSize - 2, kHashSize)};
 }
 
 }  // namespace
 
-Result<DecisionLog> DecisionLog::open(Fd file) {
+std::string quoted(std::string_view text) {
+  std::string result = "\"";
+  for (char c : text) result += c >= ' ' && c <= '~' && c != '"' && c != '\\' ? c : '?';
+  return result + "\"";
+}
+
+Result<EventLog> EventLog::open(Fd file, uint64_t max_bytes) {
   uint64_t size = TRY(file_size(file.get()));
-  if (size == 0) return DecisionLog(std::move(file), kNoHash);
+  if (size == 0) return EventLog(std::move(file), 0, max_bytes, kNoHash);
   std::string end(std::min<uint64_t>(size, kMaxLine), '\0');
   TRY(read_exactly_at(file.get(), std::as_writable_bytes(std::span(end)), size - end.size()));
   if (!end.ends_with('\n')) {
     // The last line was cut by a crash; it stays, and ends here.
-    if (::write(file.get(), "\n", 1) != 1) return fail_errno(errno, "writing the decision log");
-    return DecisionLog(std::move(file), kNoHash);
+    if (::write(file.get(), "\n", 1) != 1) return fail_errno(errno, "writing the event log");
+    return EventLog(std::move(file), size + 1, max_bytes, kNoHash);
   }
   end.pop_back();
   size_t start = end.rfind('\n');
   std::string_view line = std::string_view(end).substr(start == std::string::npos ? 0 : start + 1);
   Result<std::pair<std::string_view, std::string_view>> parts = split(line);
-  return DecisionLog(std::move(file), parts ? std::string(parts->second) : kNoHash);
+  return EventLog(std::move(file), size, max_bytes, parts ? std::string(parts->second) : kNoHash);
 }
 
-Result<void> DecisionLog::write(const Decision& decision, uint64_t unix_ms) {
-  std::string line = fmt::format(
-      R"({{"time":{},"event":{},"flow":{},"name":{},"address":{},"port":{},"rule":{},"reason":{},)"
-      R"("sent":{},"received":{})",
-      unix_ms, quoted(decision.event), decision.flow, quoted(decision.name),
-      quoted(decision.address), decision.port, quoted(decision.rule), quoted(decision.reason),
-      decision.sent, decision.received);
+Result<void> EventLog::append(uint64_t unix_ms, std::string_view members) {
+  if (is_full_) return fail("the event log is full");
+  // The room that the last line needs is kept.
+  constexpr size_t kReserve = 512;
+  if (max_bytes_ != 0 && size_ + members.size() + kTail + kReserve > max_bytes_) {
+    is_full_ = true;
+    TRY(write_line(unix_ms, fmt::format(R"("event":"full","limit":{})", max_bytes_)));
+    return fail("the event log is full");
+  }
+  return write_line(unix_ms, members);
+}
+
+Result<void> EventLog::write_line(uint64_t unix_ms, std::string_view members) {
+  std::string line = fmt::format(R"({{"time":{},{})", unix_ms, members);
   std::string hash = hash_of(last_hash_, line);
   line += fmt::format("{}{}\"}}\n", kHashKey, hash);
   TRY(write_all(file_.get(), std::as_bytes(std::span(line))));
+  size_ += line.size();
   last_hash_ = std::move(hash);
   return {};
 }
 
-Result<uint64_t> verify_decision_log(std::string_view text) {
-  std::string before = kNoHash;
-  uint64_t number = 0;
+Result<Verified> verify(std::string_view text) {
+  Verified verified{0, kNoHash};
   while (!text.empty()) {
     size_t end = text.find('\n');
-    number++;
+    uint64_t number = verified.lines + 1;
     if (end == std::string_view::npos) return fail(fmt::format("line {} has no end", number));
     auto parts = split(text.substr(0, end));
     if (!parts) return fail(fmt::format("line {} {}", number, parts.error().message));
-    if (hash_of(before, parts->first) != parts->second)
+    if (hash_of(verified.last_hash, parts->first) != parts->second)
       return fail(
           fmt::format("line {} does not follow from the one before: it, or one before it, "
                       "was changed, removed or put in",
                       number));
-    before = parts->second;
+    verified.last_hash = parts->second;
+    verified.lines = number;
     text.remove_prefix(end + 1);
   }
-  return number;
+  return verified;
 }
 
-}  // namespace hutch::broker
+}  // namespace hutch::event_log
