@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -51,7 +52,7 @@ struct GuestOptions {
   std::string organisation;
   uint64_t memory = 0;  // bytes
   uint32_t cpus = 2;
-  policy::Policy egress;  // which hosts it may reach
+  std::optional<policy::Policy> egress;  // which hosts it may reach; none: no network at all
 };
 
 // What a guest tells. It may be destroyed from inside these.
@@ -70,6 +71,8 @@ class Guest {
  public:
   virtual ~Guest() = default;
   virtual std::unique_ptr<Channel> open_channel(ChannelEvents& events, uint64_t stream_base) = 0;
+  // Which hosts it may reach from now on, where it has a network. Throws a Problem.
+  virtual void set_policy(const policy::Policy& policy) = 0;
   // As a power cut; on_ended() follows.
   virtual void end() = 0;
 };

@@ -4,6 +4,7 @@
 //   token         the token that the printed block has, in clear
 //   environment   the block itself
 //   tls/          certificates of our own
+//   events/       what sandboxes asked of their networks, a file each
 //   lock          held by the server that uses the folder
 #pragma once
 
@@ -27,6 +28,7 @@ class DataFolder {
   // organisation `local`.
   std::string local_token(Store& store) const;
   std::string certificates() const { return path_ + "/tls"; }
+  std::string events() const { return path_ + "/events"; }
   // Lines for a shell that lead clients to this server; kept for read_environment(). `authority` is
   // the file that makes clients trust its certificate, empty when they do without.
   std::string write_environment(const Config& config, const std::string& token,

@@ -40,13 +40,13 @@ std::string take_text(hutch_error* error) {
 // What libhutch wants to know of a sandbox's network; lives as long as its options are used.
 class Network {
  public:
-  Network(const Config& config, const artefacts::Parts& parts, const GuestOptions& options)
-      : patterns_(options.egress.patterns()),
+  Network(const Config& config, const artefacts::Parts& parts, const policy::Policy& policy, Fd log)
+      : patterns_(policy.patterns()),
         blocks_(split_words(config.open_blocks)),
         servers_(split_words(config.dns_servers)),
-        log_(open_log(config.data_folder, options.sandbox_id)) {
+        log_(std::move(log)) {
     options_.size = sizeof options_;
-    options_.allow_all = options.egress.allows_all();
+    options_.allow_all = policy.allows_all();
     options_.hosts = fill(host_pointers_, patterns_);
     options_.host_count = patterns_.size();
     options_.opened_blocks = fill(block_pointers_, blocks_);
@@ -54,6 +54,7 @@ class Network {
     options_.dns_servers = fill(server_pointers_, servers_);
     options_.dns_server_count = servers_.size();
     options_.decision_log_fd = log_.get();
+    options_.decision_log_limit = static_cast<uint64_t>(config.network_log_mb) << 20;
     options_.broker_path = parts.broker.c_str();
   }
   const hutch_network* options() const { return &options_; }
@@ -73,20 +74,6 @@ class Network {
     }
     return words;
   }
-  // What the broker decides is kept, one file a sandbox.
-  static Fd open_log(const std::string& data_folder, const std::string& sandbox_id) {
-    std::string folder = data_folder + "/events";
-    if (::mkdir(folder.c_str(), 0700) < 0 && errno != EEXIST)
-      throw Problem(500, "SANDBOX_START_FAILED", "the server cannot keep a sandbox's events");
-    Result<Fd> file = open_file(fmt::format("{}/{}.network.jsonl", folder, sandbox_id),
-                                O_RDWR | O_APPEND | O_CREAT, 0600);
-    if (!file) {
-      log_error("{}: {}", sandbox_id, file.error().text());
-      throw Problem(500, "SANDBOX_START_FAILED", "the server cannot keep a sandbox's events");
-    }
-    return *std::move(file);
-  }
-
   std::vector<std::string> patterns_, blocks_, servers_;
   std::vector<const char*> host_pointers_, block_pointers_, server_pointers_;
   Fd log_;
@@ -111,10 +98,11 @@ class MachineChannel final : public Channel {
 class MachineGuest final : public Guest {
  public:
   MachineGuest(asio::io_context& context, const Config& config, const artefacts::Parts& parts,
-               const GuestOptions& options, GuestEvents& events);
+               const NetworkLogs& logs, const GuestOptions& options, GuestEvents& events);
   ~MachineGuest() override;
 
   std::unique_ptr<Channel> open_channel(ChannelEvents& events, uint64_t stream_base) override;
+  void set_policy(const policy::Policy& policy) override;
   void end() override;
 
  private:
@@ -165,8 +153,8 @@ size_t MachineChannel::write(std::span<const std::byte> bytes) {
 }
 
 MachineGuest::MachineGuest(asio::io_context& context, const Config& config,
-                           const artefacts::Parts& parts, const GuestOptions& options,
-                           GuestEvents& events)
+                           const artefacts::Parts& parts, const NetworkLogs& logs,
+                           const GuestOptions& options, GuestEvents& events)
     : events_(events), id_(options.sandbox_id), ready_(context) {
   check_free_space(parts.scratch, config.disk_reserve_mb);
   hutch_disk root{}, layer{};
@@ -200,8 +188,9 @@ MachineGuest::MachineGuest(asio::io_context& context, const Config& config,
   machine.vmm_path = parts.vmm.c_str();
   machine.end_with_thread = 1;
   std::optional<Network> network;
-  if (!options.egress.is_empty())
-    machine.network = network.emplace(config, parts, options).options();
+  if (options.egress)
+    machine.network =
+        network.emplace(config, parts, *options.egress, logs.create(options.sandbox_id)).options();
   hutch_error* error = nullptr;
   if (hutch_vm_start(&machine, &vm_, &error) != HUTCH_OK) {
     log_error("{}: its machine cannot be started: {}", id_, take_text(error));
@@ -259,6 +248,20 @@ std::unique_ptr<Channel> MachineGuest::open_channel(ChannelEvents& events, uint6
   }
   channels_[channel->task_] = channel.get();
   return channel;
+}
+
+void MachineGuest::set_policy(const policy::Policy& policy) {
+  std::vector<std::string> patterns = policy.patterns();
+  std::vector<const char*> pointers;
+  for (const std::string& pattern : patterns) pointers.push_back(pattern.c_str());
+  hutch_error* error = nullptr;
+  if (hutch_vm_set_policy(vm_, policy.allows_all(), pointers.data(), pointers.size(), &error) ==
+      HUTCH_OK)
+    return;
+  log_error("{}: its policy cannot be changed, so it ends: {}", id_, take_text(error));
+  // Under the old one it must not go on.
+  end();
+  throw Problem(500, "INTERNAL_ERROR", "the policy cannot be changed: the sandbox is ended");
 }
 
 void MachineGuest::end() {
@@ -375,9 +378,9 @@ bool MachineGuest::finish(const std::string& reason) {
 }  // namespace
 
 GuestFactory machine_factory(asio::io_context& context, const Config& config,
-                             const artefacts::Parts& parts) {
+                             const artefacts::Parts& parts, const NetworkLogs& logs) {
   return [&](const GuestOptions& options, GuestEvents& events) {
-    return std::make_unique<MachineGuest>(context, config, parts, options, events);
+    return std::make_unique<MachineGuest>(context, config, parts, logs, options, events);
   };
 }
 

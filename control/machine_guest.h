@@ -6,11 +6,12 @@
 #include "artefacts/artefacts.h"
 #include "control/channel.h"
 #include "control/config.h"
+#include "control/network_log.h"
 
 namespace hutch::control {
 
-// Starts machines from `parts`, which, as `context` and `config`, must outlive them.
+// Starts machines from `parts`; all must outlive them.
 GuestFactory machine_factory(boost::asio::io_context& context, const Config& config,
-                             const artefacts::Parts& parts);
+                             const artefacts::Parts& parts, const NetworkLogs& logs);
 
 }  // namespace hutch::control

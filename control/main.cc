@@ -1,4 +1,4 @@
-// hutch-serve: the control plane. `hutch serve`, `hutch env` and `hutch token` run it.
+// hutch-serve: the control plane. `hutch serve`, `env`, `token`, `policy` and `net` run it.
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -23,12 +23,13 @@ int main(int count, char** words) {
   hutch::control::add_serve(app, action);
   hutch::control::add_env(app, action);
   hutch::control::add_token(app, action);
+  hutch::control::add_network(app, action);
   try {
     app.parse(count, words);
     return action();
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);
-    fmt::print(stderr, "hutch: {} (see: hutch serve --help)\n", error.what());
+    fmt::print(stderr, "hutch: {} (see: hutch VERB --help)\n", error.what());
     return kExitUsage;
   } catch (const std::exception& error) {
     fmt::print(stderr, "hutch: {}\n", error.what());

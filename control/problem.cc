@@ -9,6 +9,11 @@ std::string Problem::json() const {
   return body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
+Problem no_network() {
+  return Problem(409, "NO_NETWORK",
+                 "the sandbox was made without a network; make it with allow_net, [] included");
+}
+
 Problem sandbox_not_found() {
   return Problem(404, "SANDBOX_NOT_FOUND", "there is no sandbox of this id");
 }

@@ -34,5 +34,7 @@ class Problem : public std::exception {
 
 // The same answer for what is not there and what is another organisation's.
 Problem sandbox_not_found();
+// What was asked for wants a network, and the sandbox was made without one.
+Problem no_network();
 
 }  // namespace hutch::control

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <time.h>
 
+#include <charconv>
 #include <nlohmann/json.hpp>
 #include <vector>
 
@@ -135,6 +136,70 @@ void extend_sandbox(const Call& call, Answer answer) {
   answer(json_response({{"stop_at_ms", stop}}));
 }
 
+json policy_json(const std::optional<policy::Policy>& policy) {
+  if (!policy) throw no_network();
+  return {{"allow_all", policy->allows_all()}, {"allow_net", policy->patterns()}};
+}
+
+void show_policy(const Call& call, Answer answer) {
+  answer(json_response(
+      policy_json(call.services.sandboxes.find(call.organisation, call.id)->policy())));
+}
+
+void set_policy(const Call& call, Answer answer) {
+  std::shared_ptr<Sandbox> sandbox = call.services.sandboxes.find(call.organisation, call.id);
+  json wanted = json::parse(call.request.body, nullptr, false);
+  json hosts = wanted.is_object() && wanted.contains("allow_net") ? wanted["allow_net"] : json();
+  bool all = wanted.is_object() && wanted.contains("allow_all") && wanted["allow_all"] == true;
+  // Neither or both leaves open what is meant.
+  if (all ? !hosts.is_null() && hosts != json::array() : !hosts.is_array())
+    throw Problem(400, "INVALID_BODY",
+                  R"(the body wants {"allow_net": [hosts]} or {"allow_all": true})");
+  sandbox->set_policy(all ? policy::Policy::all() : parse_allow_net(hosts));
+  answer(json_response(policy_json(sandbox->policy())));
+}
+
+// A number of the query; absent: 0.
+uint64_t query_number(const Target& target, std::string_view name, uint64_t most) {
+  for (const auto& [key, value] : target.query) {
+    if (key != name) continue;
+    uint64_t number = 0;
+    auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+    if (error == std::errc() && end == value.data() + value.size() && number <= most) return number;
+    throw Problem(400, "INVALID_QUERY", fmt::format("{} wants a number up to {}", name, most));
+  }
+  return 0;
+}
+
+void answer_with_log(const Services& services, const std::string& organisation,
+                     const std::string& id, uint64_t from, const Answer& answer) {
+  try {
+    // First whether it runs: what it writes before its end is then not missed.
+    bool runs = services.sandboxes.find_any(organisation, id) != nullptr;
+    std::string text = services.logs.read(id, from);
+    json lines = json::array();
+    for (size_t start = 0; start < text.size(); start = text.find('\n', start) + 1)
+      lines.push_back(text.substr(start, text.find('\n', start) - start));
+    answer(json_response({{"lines", lines}, {"next", from + text.size()}, {"running", runs}}));
+  } catch (const Problem& problem) {
+    answer(problem_response(problem));
+  }
+}
+
+// The lines from a byte on; with wait_s, once there is one.
+void show_network(const Call& call, Answer answer) {
+  uint64_t from = query_number(call.target, "from", UINT64_MAX);
+  uint64_t wait = query_number(call.target, "wait_s", 60);
+  const Services& services = call.services;
+  bool runs = services.sandboxes.find_any(call.organisation, call.id) != nullptr;
+  if (wait == 0 || !runs || !services.logs.read(call.id, from).empty())
+    return answer_with_log(services, call.organisation, call.id, from, answer);
+  services.logs.wait(services.sandboxes.context(), call.id, from, std::chrono::seconds(wait),
+                     [services, organisation = call.organisation, id = call.id, from, answer] {
+                       answer_with_log(services, organisation, id, from, answer);
+                     });
+}
+
 void expose(const Call& call, Answer) {
   call.services.sandboxes.find(call.organisation, call.id);
   throw Problem(501, "NOT_SUPPORTED",
@@ -187,6 +252,23 @@ constexpr const char* kCreate =
     "responses": {"101": {"description": "It serves; x-deno-sandbox-id is its id"}}})";
 constexpr const char* kConnect =
     R"({"responses": {"101": {"description": "Connected; x-deno-sandbox-id is its id"}}})";
+constexpr const char* kPolicy =
+    R"({"responses": {"200": {"description": "Now", "content": {"application/json":
+      {"schema": {"$ref": "#/components/schemas/Policy"}}}}}})";
+constexpr const char* kSetPolicy =
+    R"({"requestBody": {"content": {"application/json":
+      {"schema": {"$ref": "#/components/schemas/Policy"}}}},
+    "responses": {"200": {"description": "From now on", "content": {"application/json":
+      {"schema": {"$ref": "#/components/schemas/Policy"}}}}}})";
+constexpr const char* kNetwork =
+    R"({"parameters": [
+      {"name": "from", "in": "query", "schema": {"type": "integer"},
+       "description": "The byte to begin at: next of the answer before"},
+      {"name": "wait_s", "in": "query", "schema": {"type": "integer", "maximum": 60},
+       "description": "Answer when there is a line, or after this time"}],
+    "responses": {"200": {"description": "The lines", "content": {"application/json": {"schema":
+      {"type": "object", "properties": {"lines": {"type": "array", "items": {"type": "string"}},
+       "next": {"type": "integer"}, "running": {"type": "boolean"}}}}}}}})";
 constexpr const char* kNone = "{}";
 constexpr const char* kAbsent = "Not supported yet";
 
@@ -204,6 +286,13 @@ constexpr Route kRoutes[] = {
     {{"PATCH", "/api/v3/sandbox/{id}",
       "Move its deadline; the answer has the new one, which may be earlier", kDeadline},
      extend_sandbox},
+    {{"GET", "/api/v3/sandbox/{id}/policy", "Which hosts it may reach", kPolicy}, show_policy},
+    {{"PUT", "/api/v3/sandbox/{id}/policy",
+      "Which hosts it may reach from now on; what is not allowed any more is cut", kSetPolicy},
+     set_policy},
+    {{"GET", "/api/v3/sandbox/{id}/network",
+      "What it asked of its network, and what was decided: lines of its event log", kNetwork},
+     show_network},
     {{"POST", "/api/v3/sandbox/{id}/expose/http", "Publish a port: not supported yet", kNone},
      expose},
     {{"POST", "/api/v3/sandbox/{id}/expose/ssh", "Publish SSH: not supported yet", kNone}, expose},

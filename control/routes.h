@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "control/config.h"
+#include "control/network_log.h"
 #include "control/openapi.h"
 #include "control/sandboxes.h"
 #include "control/store.h"
@@ -21,6 +22,7 @@ struct Services {
   const Config& config;
   Store& store;
   Sandboxes& sandboxes;
+  const NetworkLogs& logs;
 };
 
 struct ApiRequest {

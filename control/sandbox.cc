@@ -45,6 +45,12 @@ std::unique_ptr<Channel> Sandbox::open_channel(ChannelEvents& events, uint64_t s
   return guest_->open_channel(events, stream_base);
 }
 
+void Sandbox::set_policy(policy::Policy policy) {
+  if (!options_.egress) throw no_network();
+  guest_->set_policy(policy);
+  options_.egress = std::move(policy);
+}
+
 void Sandbox::set_deadline(int64_t at_ms) {
   deadline_ms_ = at_ms;
   timer_.set(at_ms, [this] { end("the sandbox's timeout has passed"); });

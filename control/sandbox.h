@@ -57,6 +57,11 @@ class Sandbox final : public GuestEvents, public std::enable_shared_from_this<Sa
   void remove_session(Session& session);
   std::unique_ptr<Channel> open_channel(ChannelEvents& events, uint64_t stream_base);
 
+  // Which hosts it may reach; none: it has no network.
+  const std::optional<policy::Policy>& policy() const { return options_.egress; }
+  // From now on; connections that are not allowed any more are cut. Throws a Problem.
+  void set_policy(policy::Policy policy);
+
   // Ends it at boot_ms() `at_ms`, however many connections it has, and not before.
   void set_deadline(int64_t at_ms);
   // Closes all connections and ends the guest. `done` is called when it is gone, or after

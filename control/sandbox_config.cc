@@ -85,7 +85,9 @@ Labels parse_labels(const json& value) {
   return labels;
 }
 
-policy::Policy parse_egress(const json& value) {
+}  // namespace
+
+policy::Policy parse_allow_net(const json& value) {
   if (!value.is_array()) refuse("allow_net wants an array of hosts");
   std::vector<std::string> hosts;
   for (const json& host : value) {
@@ -97,8 +99,6 @@ policy::Policy parse_egress(const json& value) {
     throw Problem(400, "INVALID_ALLOW_NET", fmt::format("allow_net: {}", policy.error().text()));
   return *std::move(policy);
 }
-
-}  // namespace
 
 void check_labels(const Labels& labels) {
   if (labels.size() > kMaxLabels)
@@ -137,7 +137,7 @@ SandboxConfig parse_sandbox_config(std::string_view header, const Config& config
   }
   if (member(value, "root") != nullptr)
     not_supported("this server has no volumes and snapshots yet that a sandbox could boot from");
-  if (const json* allow = member(value, "allow_net")) result.egress = parse_egress(*allow);
+  if (const json* allow = member(value, "allow_net")) result.egress = parse_allow_net(*allow);
   if (const json* secrets = member(value, "secrets")) {
     if (!secrets->is_object()) refuse("secrets wants an object");
     if (!secrets->empty()) not_supported("this server keeps no secrets out of sandboxes yet");

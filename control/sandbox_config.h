@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -18,8 +19,12 @@ struct SandboxConfig {
   int64_t memory_mb = 0;
   std::optional<int64_t> stop_at_ms;  // wall clock of the client; none: ends with its creator
   Labels labels;
-  policy::Policy egress;  // which hosts it may reach
+  // Which hosts it may reach; none: it has no network at all, and never will.
+  std::optional<policy::Policy> egress;
 };
+
+// The policy of allow_net, a JSON array of patterns. Throws a Problem.
+policy::Policy parse_allow_net(const nlohmann::json& value);
 
 // Throws a Problem that names the member at fault; unknown members are ignored. `header` is the
 // client's; an empty one asks for the defaults.

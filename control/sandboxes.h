@@ -35,6 +35,7 @@ class Sandboxes {
   // Ends all; `done` is called when they are gone.
   void end_all(std::string_view reason, std::function<void()> done);
   size_t count() const { return running_.size(); }
+  boost::asio::io_context& context() const { return context_; }
 
  private:
   void check_total(const SandboxConfig& wanted) const;

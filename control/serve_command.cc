@@ -112,11 +112,12 @@ int serve(const Config& config) {
   Store store(folder.database());
   std::string token = folder.local_token(store);
   boost::asio::io_context context(1);
-  Sandboxes sandboxes(context, config, store, machine_factory(context, config, parts));
+  NetworkLogs logs(folder.events());
+  Sandboxes sandboxes(context, config, store, machine_factory(context, config, parts, logs));
   // The emulated machine's network is the host's alone, and its ports are forwarded there.
   std::string address = artefacts::is_in_machine() ? "0.0.0.0" : config.listen;
   Tls tls = choose_tls(config, folder);
-  Server server(context, Services{config, store, sandboxes}, address,
+  Server server(context, Services{config, store, sandboxes, logs}, address,
                 static_cast<uint16_t>(config.port), tls.make);
   Ending ending(context, server, sandboxes);
   fmt::print("{}ready\n", folder.write_environment(config, token, tls.authority));

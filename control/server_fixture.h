@@ -11,6 +11,7 @@
 #include <boost/beast/core.hpp>
 #include <boost/beast/http.hpp>
 #include <boost/beast/websocket.hpp>
+#include <filesystem>
 #include <functional>
 #include <future>
 #include <map>
@@ -22,6 +23,7 @@
 #include "control/framing.h"
 #include "control/server.h"
 #include "control/tokens.h"
+#include "event-log/event_log.h"
 
 namespace hutch::control::testing {
 
@@ -149,9 +151,13 @@ class FakeChannel final : public Channel {
 
 class FakeGuest final : public Guest {
  public:
-  FakeGuest(asio::io_context& context, GuestEvents& events, Behaviour behaviour,
-            std::atomic<uint64_t>& sent)
+  FakeGuest(asio::io_context& context, const GuestOptions& options, GuestEvents& events,
+            Behaviour behaviour, const NetworkLogs& logs, std::atomic<uint64_t>& sent)
       : context_(context), events_(events), behaviour_(behaviour), sent_(sent) {
+    if (options.egress) {
+      log_.emplace(event_log::EventLog::open(logs.create(options.sandbox_id)).value());
+      log("start", "");
+    }
     asio::post(context_, [this, gone = gone_] {
       if (*gone) return;
       if (behaviour_ != Behaviour::kFailsToStart) {
@@ -165,6 +171,11 @@ class FakeGuest final : public Guest {
   std::unique_ptr<Channel> open_channel(ChannelEvents& events, uint64_t stream_base) override {
     return std::make_unique<FakeChannel>(context_, events, behaviour_, stream_base, sent_);
   }
+  void set_policy(const policy::Policy& policy) override {
+    log("policy", policy.patterns().empty() ? "" : policy.patterns().front());
+    if (!policy.allows_all() && policy.knows("refused.test"))
+      throw Problem(500, "INTERNAL_ERROR", "the fake takes no such policy");
+  }
   void end() override {
     if (behaviour_ == Behaviour::kNeverEnds) return;
     asio::post(context_, [this, gone = gone_] {
@@ -173,10 +184,16 @@ class FakeGuest final : public Guest {
   }
 
  private:
+  void log(const std::string& event, const std::string& rule) {
+    std::string members = fmt::format(R"("event":"{}","rule":"{}")", event, rule);
+    if (!log_ || !log_->append(1, members)) throw std::runtime_error("the fake has no log");
+  }
+
   asio::io_context& context_;
   GuestEvents& events_;
   Behaviour behaviour_;
   std::atomic<uint64_t>& sent_;
+  std::optional<event_log::EventLog> log_;
   std::shared_ptr<bool> gone_ = std::make_shared<bool>(false);
 };
 
@@ -249,6 +266,12 @@ class Fixture {
   Config config;
 
  private:
+  struct TemporaryFolder {
+    std::string path = "/tmp/hutch-events-XXXXXX";
+    TemporaryFolder() { REQUIRE(::mkdtemp(path.data()) != nullptr); }
+    ~TemporaryFolder() { std::filesystem::remove_all(path); }
+  } folder_;
+  NetworkLogs logs_{folder_.path};
   Behaviour behaviour_;
   Server::MakeTls make_tls_;
   asio::io_context context_{1}, client_{1};
@@ -257,10 +280,11 @@ class Fixture {
   Store store{":memory:"};
 
  private:
-  Sandboxes sandboxes_{context_, config, store, [this](const GuestOptions&, GuestEvents& events) {
-                         return std::make_unique<FakeGuest>(context_, events, behaviour_, sent);
-                       }};
-  Server server_{context_, Services{config, store, sandboxes_}, "127.0.0.1", 0, make_tls_};
+  Sandboxes sandboxes_{
+      context_, config, store, [this](const GuestOptions& options, GuestEvents& events) {
+        return std::make_unique<FakeGuest>(context_, options, events, behaviour_, logs_, sent);
+      }};
+  Server server_{context_, Services{config, store, sandboxes_, logs_}, "127.0.0.1", 0, make_tls_};
   std::thread thread_;
 };
 

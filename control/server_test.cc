@@ -257,7 +257,7 @@ TEST_CASE("every route answers, errors as {code, message}; other methods are ref
       CHECK(answer.body["message"].is_string());
       codes.insert(answer.body["code"].get<std::string>());
     }
-    Fixture::Answer other = fixture.request(http::verb::put, path, "{}");
+    Fixture::Answer other = fixture.request(http::verb::options, path, "{}");
     CHECK(other.status == 405);
     CHECK(other.body["code"] == "METHOD_NOT_ALLOWED");
     CHECK((", " + other.headers["allow"] + ",").find(", " + std::string(route.method) + ",") !=
@@ -265,10 +265,11 @@ TEST_CASE("every route answers, errors as {code, message}; other methods are ref
     CHECK(answer.headers["upgrade"] == (answer.status == 426 ? "websocket" : ""));
     // Whoever has no token learns nothing, and not even which routes there are.
     if (path.starts_with("/api/"))
-      for (http::verb verb : {http::string_to_verb(route.method), http::verb::put})
+      for (http::verb verb : {http::string_to_verb(route.method), http::verb::options})
         CHECK(fixture.request(verb, path, "{}", "x").body["code"] == "INVALID_TOKEN");
   }
-  CHECK(codes == std::set<std::string>{"INVALID_BODY", "NOT_SUPPORTED", "UPGRADE_REQUIRED"});
+  CHECK(codes ==
+        std::set<std::string>{"INVALID_BODY", "NOT_SUPPORTED", "NO_NETWORK", "UPGRADE_REQUIRED"});
 }
 
 TEST_CASE("a path is taken as it is: nothing in it leads elsewhere") {

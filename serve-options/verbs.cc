@@ -130,4 +130,58 @@ TokenVerb add_token(CLI::App& parent) {
   return verb;
 }
 
+NetworkVerbs add_network(CLI::App& parent) {
+  NetworkVerbs verbs{};
+  verbs.arguments = std::make_shared<NetworkArguments>();
+  NetworkArguments& arguments = *verbs.arguments;
+  auto add_common = [&](CLI::App& verb, const char* about_json) {
+    add_config(verb, arguments.config, false);
+    verb.add_flag("--json", arguments.json, about_json);
+  };
+  auto add_id = [&](CLI::App& verb) {
+    return verb.add_option("ID", arguments.id, "The id of a sandbox");
+  };
+
+  verbs.policy = parent.add_subcommand("policy", "Show or change which hosts a sandbox may reach");
+  keep(*verbs.policy, verbs.arguments);
+  verbs.policy->require_subcommand(1);
+  verbs.policy->footer(
+      "Examples:\n  hutch policy show sbx_loc_...\n"
+      "  hutch policy set sbx_loc_... example.com '*.example.com:443'\n"
+      "  hutch policy set sbx_loc_... none\n\n"
+      "The server is the one that `hutch env` leads to, or that of the data folder.");
+  verbs.show = verbs.policy->add_subcommand("show", "Print the hosts that it may reach");
+  add_common(*verbs.show, "As JSON");
+  add_id(*verbs.show)->required();
+  verbs.show->footer("Example:\n  hutch policy show sbx_loc_...");
+  verbs.set = verbs.policy->add_subcommand(
+      "set", "Let it reach these hosts and no others from now on; connections to others are cut");
+  add_common(*verbs.set, "Print the policy as JSON");
+  add_id(*verbs.set)->required();
+  verbs.set
+      ->add_option("HOST", arguments.hosts,
+                   "example.com, *.example.com, 203.0.113.5 or [2001:db8::1], each with or without "
+                   ":port; or all; or none")
+      ->required();
+  verbs.set->footer(
+      "Examples:\n  hutch policy set sbx_loc_... example.com '*.example.com:443'\n"
+      "  hutch policy set sbx_loc_... none");
+
+  verbs.net = parent.add_subcommand(
+      "net", "Show what a sandbox asks of its network and what is decided, as it happens");
+  keep(*verbs.net, verbs.arguments);
+  add_common(*verbs.net, "The lines of the log themselves");
+  verbs.net->add_flag("--no-follow", arguments.no_follow, "Print what there is, and end");
+  add_id(*verbs.net);
+  verbs.net->footer(
+      "Examples:\n  hutch net sbx_loc_...\n  hutch net verify sbx_loc_...\n\n"
+      "Each line of the log has the hash of the one before it: verify says whether one was changed,"
+      "\nremoved or put in. The log stays when the sandbox has ended.");
+  verbs.verify = verbs.net->add_subcommand("verify", "Check that nothing was changed in a log");
+  add_common(*verbs.verify, "As JSON");
+  verbs.verify->add_option("ID|FILE", arguments.id, "The id of a sandbox, or the file of a log")->required();
+  verbs.verify->footer("Example:\n  hutch net verify sbx_loc_...");
+  return verbs;
+}
+
 }  // namespace hutch::serve_options

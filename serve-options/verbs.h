@@ -1,5 +1,6 @@
-// The verbs `serve`, `env` and `token` as a command line: what they can be asked. The program
-// hutch-serve does them; hutch, which runs it, shows them in its help, manual pages and completion.
+// The verbs `serve`, `env`, `token`, `policy` and `net` as a command line: what they can be asked.
+// The program hutch-serve does them; hutch, which runs it, shows them in its help, manual pages and
+// completion.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -53,5 +54,19 @@ struct TokenVerb {
   std::shared_ptr<TokenArguments> arguments;
 };
 TokenVerb add_token(CLI::App& parent);
+
+struct NetworkArguments {
+  ConfigFlags config;
+  std::string id;  // of a sandbox; of `net verify` a file's path, too
+  std::vector<std::string> hosts;
+  bool json = false;
+  bool no_follow = false;
+};
+struct NetworkVerbs {
+  CLI::App *policy, *show, *set;  // show and set are verbs of policy
+  CLI::App *net, *verify;         // verify is one of net, which does something by itself, too
+  std::shared_ptr<NetworkArguments> arguments;
+};
+NetworkVerbs add_network(CLI::App& parent);
 
 }  // namespace hutch::serve_options
