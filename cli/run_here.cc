@@ -136,6 +136,7 @@ void Run::start(ConsoleStreams& console) {
 
   std::vector<const char*> hosts, blocks, servers;
   std::string broker;
+  Fd network_log;
   hutch_network network{};
   if (!arguments_.allow_net.empty()) {
     bool allows_all = arguments_.allow_net == std::vector<std::string>{"all"};
@@ -152,6 +153,11 @@ void Run::start(ConsoleStreams& console) {
     network.dns_servers = servers.data();
     network.dns_server_count = servers.size();
     network.broker_path = broker.c_str();
+    if (!arguments_.network_log.empty()) {
+      network_log = value_or_throw(
+          open_file(arguments_.network_log, O_RDWR | O_APPEND | O_CREAT, 0600));
+      network.decision_log_fd = network_log.get();
+    }
     options.network = &network;
   }
 

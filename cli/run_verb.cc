@@ -23,6 +23,7 @@ constexpr const char* kExamples = R"(Examples:
   hutch run -e TOKEN --env-file .env -u app -- node server.js
   hutch run --disk data.img -- mount /dev/vdc /mnt
   hutch run --timings --json -- true
+  hutch run --allow-net pypi.org --allow-net files.pythonhosted.org -- pip download requests
   hutch run --kernel vmlinuz --initramfs initrd --console
 
 Exit codes: that of the command; 125 when hutch itself failed, 126 when the command cannot be
@@ -96,6 +97,10 @@ void add_machine_options(CLI::App& verb, RunArguments& arguments) {
       ->type_name("BLOCK")
       ->expected(1)
       ->take_all();
+  verb.add_option("--net-log", arguments.network_log,
+                  "Append what the machine asks of its network, and what is decided, to this file; "
+                  "see hutch net verify")
+      ->type_name("FILE");
   verb.add_option("--dns", arguments.dns_servers,
                   "Ask this DNS server, with or without :port, instead of the host's. Repeatable")
       ->type_name("ADDRESS")
@@ -163,6 +168,11 @@ void add_command_options(CLI::App& verb, RunArguments& arguments) {
 }
 
 void check(const RunArguments& arguments) {
+  if (arguments.allow_net.empty() &&
+      !(arguments.open_blocks.empty() && arguments.dns_servers.empty() &&
+        arguments.network_log.empty()))
+    throw CLI::ValidationError(
+        "--allow-net", "without it the machine has no network for --open-block, --dns or --net-log");
   if (!arguments.command.empty()) return;
   if (!arguments.console)
     throw CLI::ValidationError(

@@ -16,13 +16,12 @@
 
 #include "base/log.h"
 #include "base/sys.h"
+#include "guest-agent/environment.h"
 
 namespace hutch::agent {
 namespace {
 
 using namespace protocol::agent;  // NOLINT: the wire's names
-
-constexpr const char* kDefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 struct Terminal {
   Fd master, slave;
@@ -45,10 +44,6 @@ Result<Terminal> make_terminal(uint16_t rows, uint16_t columns, uid_t owner) {
   return terminal;
 }
 
-std::string_view name_of(std::string_view variable) {
-  return variable.substr(0, variable.find('='));
-}
-
 // What makes a request impossible; empty when nothing does.
 std::string fault_of(const Spawn& request) {
   for (const std::string& argument : request.arguments) {
@@ -61,27 +56,6 @@ std::string fault_of(const Spawn& request) {
   }
   if (!is_c_string(request.working_directory)) return "the working directory holds a zero byte";
   return "";
-}
-
-// The user's environment, with the request's on top; the last of equal names wins.
-std::vector<std::string> make_environment(const Account& account, const Spawn& request) {
-  std::vector<std::string> environment;
-  if (!request.clear_environment)
-    environment = {
-        std::string("PATH=") + kDefaultPath, "HOME=" + account.home,   "USER=" + account.name,
-        "LOGNAME=" + account.name,           "SHELL=" + account.shell, "LANG=C.UTF-8"};
-  if (request.terminal) environment.push_back("TERM=xterm-256color");
-  for (const std::string& variable : request.environment) {
-    auto same = std::find_if(environment.begin(), environment.end(), [&](const std::string& other) {
-      return name_of(other) == name_of(variable);
-    });
-    if (same != environment.end()) {
-      *same = variable;
-    } else {
-      environment.push_back(variable);
-    }
-  }
-  return environment;
 }
 
 std::vector<char*> pointers(std::vector<std::string>& strings) {
@@ -139,7 +113,7 @@ ExecuteFailure execute(const std::string& program, std::string_view path, char**
   std::vector<std::string> environment = make_environment(account, request);
   std::string_view path = kDefaultPath;
   for (const std::string& variable : environment) {
-    if (name_of(variable) == "PATH") path = std::string_view(variable).substr(5);
+    if (variable.starts_with("PATH=")) path = std::string_view(variable).substr(5);
   }
   std::vector<std::string> arguments = request.arguments;
   if (request.agent_program) {

@@ -11,6 +11,7 @@
 #include "base/sys.h"
 #include "guest-agent/accounts.h"
 #include "guest-agent/cgroups.h"
+#include "guest-agent/environment.h"
 #include "guest-agent/leave.h"
 #include "guest-agent/root.h"
 
@@ -40,6 +41,14 @@ class Folder {
  private:
   std::string path_;
 };
+
+TEST_CASE("the system's environment is lines of variables, and nothing else") {
+  CHECK(parse_system_environment("# comment\nA=1\n\n  export B=two words \r\nC=\"x y\"\nD='z'\n"
+                                 "E=\"open\nnothing\n=value\nF G=1\nH=\nI=a=b") ==
+        std::vector<std::string>{"A=1", "B=two words", "C=x y", "D=z", "E=\"open", "H=", "I=a=b"});
+  CHECK(parse_system_environment("").empty());
+  CHECK(parse_system_environment(std::string("A=\0b\n", 5)).empty());
+}
 
 TEST_CASE("accounts come from passwd and group") {
   Folder folder;
