@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/sys.h"
 #include "broker/broker.h"
+#include "broker/jail.h"
 
 namespace hutch::broker {
 namespace {
@@ -62,6 +63,8 @@ Result<void> serve(Fd control) {
     if (!*next) return stop({});
     broker.set_policy(**std::move(next));
   }));
+  // Nothing has come from the guest yet, and all files are open.
+  TRY_CONTEXT("the broker's jail", enter_jail());
   TRY(loop->run());
   return outcome;
 }

@@ -1,13 +1,8 @@
 #include "vmm/seccomp.h"
 
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <span>
 
+#include "base/seccomp.h"
 #include "vmm/seccomp_block.h"
 #include "vmm/seccomp_main.h"
 #include "vmm/seccomp_network.h"
@@ -43,16 +38,7 @@ const char* name(ThreadKind kind) {
 
 Result<void> install_seccomp(ThreadKind kind) {
   Filter filter = filter_of(kind);
-  // The name is how the test of the tables tells the threads apart.
-  ::prctl(PR_SET_NAME, filter.thread_name);
-  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-    return fail_errno(errno, "giving up new privileges");
-  sock_fprog program{static_cast<unsigned short>(filter.program.size()),
-                     const_cast<sock_filter*>(filter.program.data())};
-  if (::syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) < 0)
-    return fail_errno(errno, "installing the system call filter",
-                      "the host kernel needs CONFIG_SECCOMP_FILTER");
-  return {};
+  return install_seccomp_filter(filter.thread_name, filter.program);
 }
 
 }  // namespace hutch::vmm

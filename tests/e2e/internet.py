@@ -1,7 +1,7 @@
 """A small Internet of the tests' own, on this host's loopback: names, web servers, a git repository
 and three package registries, for guests whose policy lets them reach it.
 
-Every name under .test leads here; what was looked up and asked for is kept. All servers take free
+Every name under .test, and example.com, leads here; what was looked up and asked for is kept. All servers take free
 ports. Where guests run in the emulated machine, this host is 10.0.2.2 to it (docs/emulated-machine.md).
 """
 
@@ -182,7 +182,7 @@ class _Lookup(socketserver.BaseRequestHandler):
         kind = struct.unpack(">H", query[at + 1:at + 3])[0]
         name = ".".join(labels).lower()
         self.internet.lookups.append(name)
-        known = name.endswith(".test")
+        known = name.endswith(".test") or name == "example.com"
         answer = b""
         if known and kind == 1:
             answer = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4" + socket.inet_aton(self.internet.address)

@@ -9,6 +9,7 @@
 #include "policy/policy.h"
 #include "tests/fuzz/fuzz_input.h"
 
+using hutch::IpAddress;
 using namespace hutch::policy;
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {

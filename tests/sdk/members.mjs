@@ -51,8 +51,7 @@ const NOT_YET = [
 
 /** What works but for a part. */
 const PARTLY = [
-  [/^(Sandbox|client\.sandboxes)\.create$/, "`allowNet` other than `[]`, `secrets`, `volumes`, `root`, `port` and `ssh` are refused"],
-  [/^Sandbox\.fetch$/, "a sandbox has no network yet: servers inside it answer"],
+  [/^(Sandbox|client\.sandboxes)\.create$/, "`secrets`, `volumes`, `root`, `port` and `ssh` are refused"],
 ];
 
 const reason = (list, member) => list.find(([pattern]) => pattern.test(member))?.[1] ?? null;

@@ -5,8 +5,8 @@
 //   syscall                      # reason
 //   syscall ARGUMENT == VALUE    # reason; ARGUMENT is 0 to 5, VALUE a number or a known name
 //
-// Everything else kills the process. Compiling at build time keeps the compiler out of the VMM, and
-// the start of a machine free of its work.
+// Everything else kills the process. Compiling at build time keeps the compiler out of the
+// programs, and the start of a machine free of its work.
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/kvm.h>
@@ -37,6 +37,10 @@ const std::map<std::string, uint64_t> kNames{
     {"PROT_READ", PROT_READ},
     {"PROT_READ|PROT_WRITE", PROT_READ | PROT_WRITE},
     {"MADV_DONTNEED", MADV_DONTNEED},
+    {"AF_INET", AF_INET},
+    {"AF_INET6", AF_INET6},
+    {"AF_NETLINK", AF_NETLINK},
+    {"SO_ERROR", SO_ERROR},
     {"F_GETFL", F_GETFL},
     {"F_SETFL", F_SETFL},
     {"SO_LINGER", SO_LINGER},
@@ -99,14 +103,14 @@ int main(int count, char** arguments) {
   seccomp_release(filter);
   std::rewind(program);
   std::ofstream header(output);
-  header << "// Made from vmm/seccomp/ by tools/seccomp/compile.cc.\n"
-         << "#pragma once\n#include <linux/filter.h>\n\nnamespace hutch::vmm {\n"
+  header << "// Made by tools/seccomp/compile.cc.\n"
+         << "#pragma once\n#include <linux/filter.h>\n\nnamespace hutch {\n"
          << "inline constexpr sock_filter " << name << "[] = {\n";
   sock_filter instruction;
   while (std::fread(&instruction, sizeof instruction, 1, program) == 1)
     header << "    {" << instruction.code << ", " << static_cast<int>(instruction.jt) << ", "
            << static_cast<int>(instruction.jf) << ", " << instruction.k << "u},\n";
-  header << "};\n}  // namespace hutch::vmm\n";
+  header << "};\n}  // namespace hutch\n";
   std::fclose(program);
   return header ? 0 : 1;
 }

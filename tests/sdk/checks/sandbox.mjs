@@ -68,6 +68,28 @@ export default [
       const { status } = await output(sandbox, "curl", { args: ["-sS", "-m", "5", "http://198.51.100.1/"] });
       assert.notEqual(status.code, 0);
     })),
+  row("create.allowNet [hosts]", async () => {
+    const port = process.env.TEST_HTTP_PORT;
+    await own({ allowNet: ["plain.test", `*.wild.test:${port}`] }, async (sandbox) => {
+      const curl = async (url) => await output(sandbox, "curl", { args: ["-sS", "-m", "30", url] });
+      for (const host of ["plain.test", "a.b.wild.test"]) {
+        const { status, stdoutText } = await curl(`http://${host}:${port}/echo/5`);
+        assert.deepEqual([status.code, stdoutText], [0, "xxxxx"], host);
+      }
+      // A name that is not listed does not exist, an address that is not listed is refused.
+      assert.equal((await curl(`http://other.test:${port}/echo/5`)).status.code, 6);
+      assert.equal((await curl(`http://wild.test:${port}/echo/5`)).status.code, 6);
+      assert.equal((await curl(`http://1.1.1.1:${port}/`)).status.code, 7);
+      const got = await sandbox.fetch(`http://plain.test:${port}/echo/3`);
+      assert.deepEqual([got.status, await got.text()], [200, "xxx"]);
+      await rejection(sandbox.fetch(`http://other.test:${port}/echo/3`), "TypeError");
+    });
+    for (const wrong of ["*", "https://example.com", "a.*.b"]) {
+      const error = await rejection(Sandbox.create({ allowNet: [wrong] }), "ConnectionEstablishmentError", "INVALID_ALLOW_NET");
+      assert.equal(error.status, 400);
+      assert.match(error.message, /allow_net/);
+    }
+  }, ["Sandbox.create", "Sandbox.fetch"]),
   row("Sandbox.connect", async (sandbox) => {
     const second = await Sandbox.connect({ id: sandbox.id });
     assert.equal(second.id, sandbox.id);
