@@ -232,17 +232,18 @@ void Broker::pass_on(Flow& flow) {
 
 void Broker::refuse(Flow& flow, Reason reason, const std::string& detail) {
   if (flow.is_refused) return;
-  if (flow.stream) ::shutdown(flow.stream.get(), SHUT_RDWR);
   record("refuse", flow, fmt::format("{}: {}", wire::name(reason), detail));
   uint32_t number = flow.number;
+  Fd stream = std::move(flow.stream);
   flow.is_refused = true;
   flow.first = {};
-  flow.stream.reset();
   flow.watch.reset();
   flow.timeout.reset();
   flow.dial.reset();
   flow.question.reset();
+  // First: to a VMM that sees the stream's end alone, this would be an end in order.
   send(wire::encode(wire::Refused{number, reason}));
+  if (stream) ::shutdown(stream.get(), SHUT_RDWR);
 }
 
 Result<void> Broker::close(const wire::Close& message) {

@@ -9,8 +9,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
+#include <cerrno>
 #include <map>
 #include <string>
+#include <thread>
 
 #include "base/sys.h"
 
@@ -442,6 +445,33 @@ TEST_CASE("what the VMM has refused by itself is in the log, and the policy with
   vmm.send(wire::encode(wire::Denied{"Evil.Test", "", 0}));
   CHECK_FALSE(vmm.next());
   CHECK(vmm.ended == "a name that is none");
+}
+
+TEST_CASE("a connection that is cut is refused before its stream ends") {
+  Listener server;
+  std::vector<std::string> patterns{"127.0.0.1:" + std::to_string(server.port)};
+  Vmm vmm(patterns);
+  for (uint32_t flow = 1; flow < 50; flow++) {
+    vmm.open_address(flow, "127.0.0.1", server.port);
+    std::optional<Answer> answer = vmm.next();
+    REQUIRE(answer);
+    REQUIRE(answer->type == wire::MessageType::kReady);
+    Fd far = server.accept();
+    // Another thread sees the end as early as can be, and looks what the broker has said by then.
+    std::optional<bool> was_refused;
+    std::thread watcher([&] {
+      char byte;
+      while (::recv(answer->stream.get(), &byte, 1, 0) < 0 && errno == EAGAIN) {
+      }
+      std::array<char, 64> message;
+      was_refused = ::recv(vmm.socket.get(), message.data(), message.size(), MSG_DONTWAIT) > 0;
+    });
+    vmm.broker->set_policy(Policy());
+    watcher.join();
+    CHECK(was_refused == true);
+    vmm.broker->set_policy(Policy::parse(patterns).value());
+    vmm.send(wire::encode(wire::Close{flow, 0, 0}));
+  }
 }
 
 TEST_CASE("a log that is full ends everything") {

@@ -155,10 +155,11 @@ Result<protocol::vmm::Network> Vm::launch_broker() {
 Result<void> Vm::set_policy(const protocol::vmm::Policy& policy) {
   if (!broker_) return fail("the machine has no network");
   if (!control_) return fail("the machine has ended");
-  // The VMM first: it cuts what the guest has, the broker what a VMM might keep.
+  // The broker first: what the VMM lets the guest ask for from then on, it knows already; and what
+  // it cuts is in its log as that.
+  TRY(broker_->set_policy({policy.allows_all, policy.patterns}));
   protocol::vmm::Packet packet = encode(policy);
-  TRY(send_message(control_.get(), packet.bytes, packet.fds));
-  return broker_->set_policy({policy.allows_all, policy.patterns});
+  return send_message(control_.get(), packet.bytes, packet.fds);
 }
 
 std::unique_ptr<Event> Vm::next_event() {

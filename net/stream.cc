@@ -98,6 +98,9 @@ void Stream::read_into(TcpFlow& flow, uint64_t now_ns) {
       // A short read says that there is no more: an edge follows when there is, but none for an
       // end that has come already.
       if (static_cast<size_t>(count) < size && !is_hung_up_) is_readable_ = false;
+    } else if (count == 0 && !is_hung_up_) {
+      // The loop tells of it, in its turn: whoever ends streams says why before.
+      is_readable_ = false;
     } else if (count == 0) {
       is_input_over_ = true;
       flow.end(has_failed_ ? TcpFlow::Ending::kReset : TcpFlow::Ending::kFin, now_ns);

@@ -107,8 +107,9 @@ void BrokerClient::on_event(uint32_t events) {
 }
 
 void BrokerClient::on_readable() {
-  // A bounded number, then the guest's frames have their turn.
-  for (int i = 0; i < 64 && broker_; i++) {
+  // A bounded number, then the guest's frames have their turn; but all that a change of policy
+  // cuts, before the ends of those streams are seen.
+  for (size_t i = 0; i < wire::kMaxFlows && broker_; i++) {
     Result<ReceivedMessage> message = receive_message(broker_.get(), wire::kMaxMessage);
     if (!message && message.error().number == EAGAIN) return;
     if (!message) return lose(message.error().message);

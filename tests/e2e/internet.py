@@ -20,6 +20,7 @@ import struct
 import subprocess
 import tarfile
 import threading
+import time
 import zipfile
 
 import harness
@@ -192,7 +193,7 @@ class _Lookup(socketserver.BaseRequestHandler):
 
 
 class _Request(http.server.BaseHTTPRequestHandler):
-    """Files by host and path; /echo/SIZE bytes; what git wants, from git itself."""
+    """Files by host and path; /echo/SIZE bytes, /endless ones; what git wants, from git itself."""
 
     protocol_version = "HTTP/1.1"
 
@@ -227,12 +228,24 @@ class _Request(http.server.BaseHTTPRequestHandler):
             return self._git(path, query, body)
         if path.startswith("/echo/"):
             return self._send(200, "text/plain", b"x" * int(path[6:]))
+        if path == "/endless":
+            return self._endless()
         if path == "/size":
             return self._send(200, "text/plain", b"%d\n" % len(body))
         if path == "/elsewhere":
             return self._send(302, "text/plain", b"", [("Location", f"http://other.test:{self.server.server_address[1]}/echo/5")])
         kind, content = self.internet.files.get((host, path), (None, b"not here\n"))
         self._send(200 if kind else 404, kind or "text/plain", content)
+
+    def _endless(self):
+        self.send_response(200)
+        self.end_headers()
+        try:
+            while True:
+                self.wfile.write(bytes(1000))
+                time.sleep(0.1)
+        except OSError:
+            self.close_connection = True
 
     def _git(self, path, query, body):
         environment = {
