@@ -1,8 +1,8 @@
-"""The system call tables of the VMM: every rule is needed by something that a guest can cause.
+"""The system call tables of the VMM and the broker: every rule is needed by something that a guest can cause.
 
 What the threads call once their filters are in force is recorded with strace: while the VMM's own tests
-run guests of a few instructions, and while a real guest uses disks, vsock, entropy and the console. A rule
-that none of it needs is a hole without a purpose. (A call without a rule kills the VMM, so every other
+run guests of a few instructions, and while real guests use disks, vsock, entropy, the console and the network. A rule
+that none of it needs is a hole without a purpose. (A call without a rule kills the process, so every other
 test sees that.)
 """
 
@@ -13,8 +13,9 @@ import shutil
 import stat
 
 import harness
+from internet import Internet
 
-KINDS = ("main", "vcpu", "block")
+KINDS = ("main", "vcpu", "block", "network", "broker")
 CALL = re.compile(r"^(\d+)\s+(?:<\.\.\. )?([a-z0-9_]+)(?:\(| resumed)(.*)$")
 # One heap serves all threads, so what malloc calls in one it may call in each.
 HEAP = ("brk", "mmap", "munmap")
@@ -32,11 +33,21 @@ head -c 65536 /dev/hwrng >/dev/null
 head -c 4000000 /dev/zero
 cat >/dev/null
 """
+# And the network's: both ways, an end by either side, one that is cut, nobody there, many at a time.
+NETWORK = """
+curl -sS -o /dev/null http://plain.test:$HTTP/echo/3000000
+head -c 3000000 /dev/zero | curl -sS -o /dev/null -T - http://plain.test:$HTTP/size
+curl -sS -m 2 -o /dev/null http://plain.test:$HTTP/endless
+curl -sS -o /dev/null http://plain.test:1/
+curl -sS -Z -o /dev/null "http://plain.test:$HTTP/echo/[1000-1040]"
+true
+"""
 
 
 def rules(kind):
     """The rules of one table: (line, system call, what must stand in its arguments)."""
-    for line in (harness.ROOT / "vmm/seccomp" / f"{kind}.rules").read_text().splitlines():
+    room = "broker" if kind == "broker" else "vmm"
+    for line in (harness.ROOT / room / "seccomp" / f"{kind}.rules").read_text().splitlines():
         words = line.split("#")[0].split()
         if words:
             yield " ".join(words), words[0], words[3] if len(words) == 4 else ""
@@ -62,19 +73,21 @@ def recorded(trace):
 
 
 def traced_share(folder, trace):
-    """A share folder whose hutch-vmm runs under strace.
+    """A share folder whose hutch-vmm and hutch-broker run under strace.
 
-    Without ioctl: a boot enters the guest many thousand times, and the tiny guests cover those rules.
+    The VMM's without ioctl: a boot enters the guest many thousand times, and the tiny guests cover those
+    rules.
     """
     share = pathlib.Path(folder) / "share"
-    share.mkdir()
+    share.mkdir(parents=True)
     for entry in harness.SHARE.iterdir():
-        if entry.name != "hutch-vmm":
+        if entry.name not in ("hutch-vmm", "hutch-broker"):
             (share / entry.name).symlink_to(entry.resolve())
-    wrapper = share / "hutch-vmm"
-    real = (harness.SHARE / "hutch-vmm").resolve()
-    wrapper.write_text(f'#!/bin/sh\nexec strace -f --seccomp-bpf -e trace="!ioctl" -qq -o "{trace}" "{real}" "$@"\n')
-    wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
+    for program, options in (("hutch-vmm", "--seccomp-bpf -e trace='!ioctl'"), ("hutch-broker", "")):
+        wrapper = share / program
+        real = (harness.SHARE / program).resolve()
+        wrapper.write_text(f'#!/bin/sh\nexec strace -f {options} -qq -o "{trace}.{program}" "{real}" "$@"\n')
+        wrapper.chmod(wrapper.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
     return share
 
 
@@ -99,7 +112,16 @@ def tests(tap):
             "--console", "--boot-timeout", "3m", "--timings", "--disk", disk, "--", "sh", "-c", WORK, stdin=bytes(1_000_000),
             env=harness.environment(HUTCH_SHARE=str(share)))
         tap.equal("a guest uses its devices while it is traced", worked.code, 0, worked)
-        for path in (tiny, trace):
+        traces = [tiny, pathlib.Path(f"{trace}.hutch-vmm")]
+        # Its own files: strace begins each anew.
+        share = traced_share(pathlib.Path(folder, "network"), pathlib.Path(folder) / "network.trace")
+        with Internet(folder) as internet:
+            worked = harness.hutch("run", *internet.words("plain.test"), "--net-log", pathlib.Path(folder) / "net.jsonl",
+                                   "-e", f"HTTP={internet.http_port}", "--boot-timeout", "3m", "--", "sh", "-c", NETWORK,
+                                   env=harness.environment(HUTCH_SHARE=str(share)), limit=2 * harness.LIMIT)
+        tap.equal("a guest uses its network while it is traced", worked.code, 0, worked)
+        traces += [pathlib.Path(f"{folder}/network.trace.{program}") for program in ("hutch-vmm", "hutch-broker")]
+        for path in traces:
             for kind, seen in recorded(path).items() if path.exists() else ():
                 calls[kind] |= seen
     heap = {(name, rest) for seen in calls.values() for name, rest in seen if name in HEAP}

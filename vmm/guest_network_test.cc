@@ -1,0 +1,63 @@
+// The network's thread, with a broker that this test plays and no guest.
+#include "vmm/guest_network.h"
+
+#include <doctest/doctest.h>
+#include <malloc.h>
+#include <sys/socket.h>
+
+#include "base/sys.h"
+#include "protocol/broker.h"
+
+using namespace hutch;
+using namespace hutch::vmm;
+namespace wire = hutch::protocol::broker;
+
+namespace {
+
+struct Started {
+  Fd broker;
+  Result<std::unique_ptr<GuestNetwork>> network;
+};
+
+Started start(std::vector<std::string> patterns) {
+  // As in hutch-vmm: a heap of its own is more than the thread's filter lets it have.
+  ::mallopt(M_ARENA_MAX, 1);
+  auto [ours, its] = socket_pair(SOCK_SEQPACKET).value();
+  protocol::vmm::Network options;
+  options.policy.patterns = std::move(patterns);
+  options.broker = std::move(its);
+  return {std::move(ours), GuestNetwork::start(std::move(options))};
+}
+
+}  // namespace
+
+TEST_CASE("the network's thread is narrow, changes its policy, and ends") {
+  Started started = start({"a.test"});
+  REQUIRE(started.network);
+  GuestNetwork& network = **started.network;
+  CHECK(network.check_narrow());
+  std::unique_ptr<virtio::Device> device = network.take_device();
+  REQUIRE(device);
+  CHECK_FALSE(network.take_device());
+  protocol::vmm::Policy policy;
+  policy.patterns = {"b.test"};
+  CHECK(network.set_policy(policy));
+  policy.patterns = {"*"};
+  CHECK_FALSE(network.set_policy(policy));
+  // Nothing has passed: no counter but those that are not 0 is told.
+  std::vector<protocol::vmm::Counter> counters;
+  network.add_to(counters);
+  CHECK(counters.empty());
+  network.disconnect();
+  // Whoever is at the broker's end sees it.
+  REQUIRE(set_nonblocking(started.broker.get()).has_value());
+  Result<ReceivedMessage> message = receive_message(started.broker.get(), wire::kMaxMessage);
+  REQUIRE(message);
+  CHECK(message->bytes.empty());
+}
+
+TEST_CASE("a network without a policy that can be read does not start") {
+  Started started = start({"a.test", "*.com"});
+  REQUIRE_FALSE(started.network);
+  CHECK(started.network.error().message.find("*.com") != std::string::npos);
+}
