@@ -91,7 +91,7 @@ void TcpFlow::receive(const TcpSegment& segment, ByteSink* sink, uint64_t now_ns
   if (!segment.has(tcp::kAck)) return;
   if (!is_acceptable(segment)) {
     const bool is_keep_alive = segment.sequence == expected_ - 1 && segment.payload_size() <= 1;
-    if (is_keep_alive && !is_half_closed()) active_ns_ = now_ns;
+    if (is_keep_alive) active_ns_ = now_ns;
     if (segment.length() > 0) {
       ack_due_ = true;
     } else {
@@ -465,11 +465,12 @@ void TcpFlow::arm(uint64_t now_ns) {
 }
 
 uint64_t TcpFlow::idle_deadline() const {
-  return active_ns_ + ns(is_half_closed() ? kHalfClosedLimit : kIdleLimit);
+  return active_ns_ + ns(kIdleLimit);
 }
 
 uint64_t TcpFlow::keep_alive_deadline() const {
-  return heard_ns_ + ns(kKeepAliveAfter) + keep_alives_ * ns(kKeepAliveEvery);
+  const Duration after = is_half_closed() ? kHalfClosedKeepAliveAfter : kKeepAliveAfter;
+  return heard_ns_ + ns(after) + keep_alives_ * ns(kKeepAliveEvery);
 }
 
 bool TcpFlow::holds_idle_memory() const {
