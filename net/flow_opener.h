@@ -26,9 +26,9 @@ struct FlowTarget {
 struct OpenCallbacks {
   // The far side is reachable: the guest's connection is accepted. Once at most.
   std::function<void()> connected;
-  // From now on bytes are read from and written to `stream`, a non-blocking stream socket; the
-  // guest's first `consumed` bytes (of those that classify() was given) have been passed on
-  // already. Once at most; without `connected` before, it means that too.
+  // From now on bytes are read from and written to `stream`, a stream socket, without ever waiting
+  // for it; the guest's first `consumed` bytes (of those that classify() was given) have been
+  // passed on already. Once at most; without `connected` before, it means that too.
   std::function<void(Fd stream, size_t consumed)> ready;
   // There is no flow, or no more: the guest's connection is reset. At any time, also after `ready`;
   // the last call.

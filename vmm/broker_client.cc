@@ -131,7 +131,6 @@ Result<void> BrokerClient::handle(std::span<const std::byte> bytes, std::vector<
       Flow* flow = flow_of(ready.flow);
       if (flow == nullptr) return {};
       if (!flow->may_be_ready(ready.consumed)) return fail("a connection that was not waited for");
-      TRY(set_nonblocking(fds[0].get()));
       flow->ready(std::move(fds[0]), ready.consumed);
       return {};
     }

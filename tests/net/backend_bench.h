@@ -70,10 +70,9 @@ class FakeOpener final : public net::FlowOpener {
     std::function<void()> on_bytes;
     Fd far;  // the test's end of the stream
 
-    // Joins the flow to a socket pair.
+    // Joins the flow to a socket pair, whose end for the flow would block if it were let.
     void join(size_t consumed = 0) {
       auto [ours, theirs] = socket_pair(SOCK_STREAM).value();
-      (void)set_nonblocking(ours.get());
       (void)set_nonblocking(theirs.get());
       far = std::move(theirs);
       callbacks.ready(std::move(ours), consumed);
