@@ -35,6 +35,14 @@ struct OpenCallbacks {
   std::function<void()> refused;
 };
 
+// What a flow carried.
+struct FlowTotals {
+  uint64_t from_guest = 0;  // bytes that somebody took
+  uint64_t to_guest = 0;    // bytes that were there for it, whether it took them or not
+
+  friend bool operator==(const FlowTotals&, const FlowTotals&) = default;
+};
+
 // A flow that is being opened, or open. Dropping it ends the far side's interest in it: nothing is
 // called any more. It is kept until the flow has ended, and may be dropped by any of the callbacks
 // before they return.
@@ -45,6 +53,8 @@ class FlowHandle {
   // most kMaxClassified; once for each time that there are more. The answer is `ready`, `refused`,
   // or nothing: more is needed. It may be given from inside this call.
   virtual void classify(std::span<const std::byte> all_so_far) = 0;
+  // The flow has ended, however it did; the last call, after which this object is dropped.
+  virtual void ended(const FlowTotals& totals) = 0;
 };
 
 // The guest can send this much before somebody must know what to do with it.

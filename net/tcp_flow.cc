@@ -241,6 +241,7 @@ size_t TcpFlow::accept(std::span<const std::byte> bytes, ByteSink* sink) {
   if (bytes.empty()) return 0;
   const bool may_pass = sink != nullptr && incoming_.empty();
   size_t taken = may_pass && bytes.size() >= kDirect ? sink->take(bytes) : 0;
+  totals_.from_guest += taken;
   if (taken < bytes.size()) taken += incoming_.append(bytes.subspan(taken));
   return taken;
 }
@@ -429,6 +430,7 @@ void TcpFlow::abort(uint64_t now_ns) {
 
 void TcpFlow::consumed(size_t count, uint64_t now_ns) {
   incoming_.consume(count);
+  totals_.from_guest += count;
   active_ns_ = now_ns;
 }
 
@@ -447,6 +449,7 @@ std::array<std::span<std::byte>, 2> TcpFlow::outgoing_room() {
 
 void TcpFlow::produced(size_t count, uint64_t now_ns) {
   outgoing_.produced(count);
+  totals_.to_guest += count;
   active_ns_ = now_ns;
 }
 

@@ -130,6 +130,8 @@ class TcpFlow {
   bool is_open() const { return state_ == State::kOpen; }
   // It did not end in order, both ways: the guest, the far side or a limit cut it.
   bool was_cut() const { return was_cut_; }
+  // Bytes that have passed so far.
+  const FlowTotals& totals() const { return totals_; }
   // Memory that it holds, in bytes.
   size_t memory() const { return incoming_.capacity() + outgoing_.capacity(); }
 
@@ -208,6 +210,7 @@ class TcpFlow {
 
   ByteRing incoming_;
   ByteRing outgoing_;
+  FlowTotals totals_;
 
   uint64_t began_ns_;            // the state
   uint64_t active_ns_;           // last a byte moved

@@ -77,6 +77,7 @@ class TcpService {
   bool settle(Flow& flow);
   void carry(Flow& flow);
   void cut(Flow& flow);
+  void let_go(Flow& flow);
   void remove(Flow& flow);
   void on_timer();
   void arm(uint64_t deadline_ns);
