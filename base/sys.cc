@@ -131,8 +131,11 @@ Result<void> send_message(int fd, std::span<const std::byte> bytes, std::span<co
 
 Result<ReceivedMessage> receive_message(int fd, size_t limit) {
   ReceivedMessage received;
-  received.bytes.resize(limit);
-  iovec vector{received.bytes.data(), limit};
+  // Most messages are much shorter than they may be: the memory for the longest is kept, and only
+  // what has come is copied.
+  static thread_local std::vector<std::byte> buffer;
+  if (buffer.size() < limit) buffer.resize(limit);
+  iovec vector{buffer.data(), limit};
   alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int) * kDescriptorsPerMessage)>
       control{};
   msghdr message{};
@@ -158,7 +161,7 @@ Result<ReceivedMessage> receive_message(int fd, size_t limit) {
   if ((message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) != 0)
     return fail(fmt::format("a message is longer than {} bytes or {} descriptors", limit,
                             kDescriptorsPerMessage));
-  received.bytes.resize(static_cast<size_t>(count));
+  received.bytes.assign(buffer.begin(), buffer.begin() + count);
   return received;
 }
 

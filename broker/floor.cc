@@ -1,11 +1,6 @@
 #include "broker/floor.h"
 
-#include <ifaddrs.h>
-#include <netinet/in.h>
-
 #include <charconv>
-#include <cstring>
-#include <memory>
 #include <optional>
 
 #include "policy/address_floor.h"
@@ -20,23 +15,6 @@ bool is_in(const IpAddress& address, const IpAddress& prefix, unsigned bits) {
     if (bit(address) != bit(prefix)) return false;
   }
   return true;
-}
-
-std::optional<IpAddress> address_of(const sockaddr* address) {
-  if (address == nullptr) return std::nullopt;
-  if (address->sa_family == AF_INET) {
-    sockaddr_in v4;
-    std::memcpy(&v4, address, sizeof v4);
-    return IpAddress::v4(ntohl(v4.sin_addr.s_addr));
-  }
-  if (address->sa_family == AF_INET6) {
-    sockaddr_in6 v6;
-    std::memcpy(&v6, address, sizeof v6);
-    std::array<uint8_t, 16> bytes;
-    std::memcpy(bytes.data(), &v6.sin6_addr, bytes.size());
-    return IpAddress::v6(bytes);
-  }
-  return std::nullopt;
 }
 
 }  // namespace
@@ -66,11 +44,9 @@ std::string Floor::reason(const IpAddress& address) const {
   for (const Block& block : opened_)
     if (is_in(address, block.prefix, block.bits)) return "";
   if (const char* reason = policy::floor_reason(address)) return reason;
-  ifaddrs* list = nullptr;
-  if (::getifaddrs(&list) != 0) return "the host's addresses are not known";
-  std::unique_ptr<ifaddrs, decltype(&::freeifaddrs)> owner(list, ::freeifaddrs);
-  for (const ifaddrs* entry = list; entry != nullptr; entry = entry->ifa_next)
-    if (address_of(entry->ifa_addr) == address) return "this host";
+  const Result<bool> is_own = own_->contains(address);
+  if (!is_own) return "the host's addresses are not known";
+  if (*is_own) return "this host";
   return "";
 }
 

@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/ip_address.h"
 #include "base/result.h"
+#include "broker/host_addresses.h"
 
 namespace hutch::broker {
 
@@ -16,8 +18,8 @@ class Floor {
   // `opened`: blocks that the operator lets sandboxes reach, such as "10.1.0.0/16" or "fd00::/8".
   static Result<Floor> create(const std::vector<std::string>& opened);
 
-  // Why the address must not be connected to, in a word or two; empty: it may. Asks the kernel for
-  // this host's addresses each time: they change. When it does not tell, nothing may.
+  // Why the address must not be connected to, in a word or two; empty: it may. This
+  // host's addresses are those that it has now; when the kernel does not tell, nothing may.
   std::string reason(const IpAddress& address) const;
 
  private:
@@ -26,6 +28,7 @@ class Floor {
     unsigned bits = 0;
   };
   std::vector<Block> opened_;
+  std::unique_ptr<HostAddresses> own_ = std::make_unique<HostAddresses>();
 };
 
 }  // namespace hutch::broker

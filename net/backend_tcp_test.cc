@@ -107,6 +107,58 @@ TEST_CASE("the far side refuses: reset") {
   CHECK(bench.backend->tcp().opening_count() == 0);
 }
 
+TEST_CASE("who opened a flow is told once what it carried, however it ended") {
+  BackendBench bench;
+  {
+    GuestTcp guest{bench};
+    FakeOpener::Asked& asked = guest.connect();
+    guest.send(tcp::kAck | tcp::kPsh, "12345");
+    guest.send(tcp::kAck | tcp::kPsh, std::string(1400, 'x'));
+    far_writes(asked.far, std::string(3000, 'y'));
+    asked.far.reset();
+    bench.run();
+    guest.take();
+    CHECK(guest.received.size() == 3000);
+    guest.send(tcp::kAck | tcp::kFin);
+    bench.run();
+    CHECK(asked.handle == nullptr);
+    REQUIRE(asked.ended.size() == 1);
+    CHECK(asked.ended[0] == FlowTotals{1405, 3000});
+  }
+  {
+    GuestTcp guest{bench};
+    guest.maker.guest_port++;
+    guest.send(tcp::kSyn);
+    FakeOpener::Asked& asked = *bench.opener.asked.back();
+    asked.callbacks.connected();
+    guest.take();
+    guest.acknowledge();
+    guest.send(tcp::kAck | tcp::kPsh, "GET /");
+    asked.join(3);  // those three somebody else has passed on
+    guest.send(tcp::kRst);
+    CHECK(asked.handle == nullptr);
+    REQUIRE(asked.ended.size() == 1);
+    CHECK(asked.ended[0] == FlowTotals{5, 0});
+  }
+  {
+    GuestTcp guest{bench};
+    guest.maker.guest_port += 2;
+    guest.send(tcp::kSyn);
+    FakeOpener::Asked& asked = *bench.opener.asked.back();
+    asked.callbacks.refused();
+    CHECK(asked.handle == nullptr);
+    REQUIRE(asked.ended.size() == 1);
+    CHECK(asked.ended[0] == FlowTotals{0, 0});
+  }
+  GuestTcp guest{bench};
+  guest.maker.guest_port += 3;
+  FakeOpener::Asked& asked = guest.connect();
+  guest.send(tcp::kAck | tcp::kPsh, "left");
+  bench.backend.reset();
+  REQUIRE(asked.ended.size() == 1);
+  CHECK(asked.ended[0] == FlowTotals{4, 0});
+}
+
 TEST_CASE("the first bytes are shown until somebody knows what they are") {
   BackendBench bench;
   GuestTcp guest{bench};

@@ -26,13 +26,21 @@ struct FlowTarget {
 struct OpenCallbacks {
   // The far side is reachable: the guest's connection is accepted. Once at most.
   std::function<void()> connected;
-  // From now on bytes are read from and written to `stream`, a non-blocking stream socket; the
-  // guest's first `consumed` bytes (of those that classify() was given) have been passed on
-  // already. Once at most; without `connected` before, it means that too.
+  // From now on bytes are read from and written to `stream`, a stream socket, without ever waiting
+  // for it; the guest's first `consumed` bytes (of those that classify() was given) have been
+  // passed on already. Once at most; without `connected` before, it means that too.
   std::function<void(Fd stream, size_t consumed)> ready;
   // There is no flow, or no more: the guest's connection is reset. At any time, also after `ready`;
   // the last call.
   std::function<void()> refused;
+};
+
+// What a flow carried.
+struct FlowTotals {
+  uint64_t from_guest = 0;  // bytes that somebody took
+  uint64_t to_guest = 0;    // bytes that were there for it, whether it took them or not
+
+  friend bool operator==(const FlowTotals&, const FlowTotals&) = default;
 };
 
 // A flow that is being opened, or open. Dropping it ends the far side's interest in it: nothing is
@@ -45,6 +53,8 @@ class FlowHandle {
   // most kMaxClassified; once for each time that there are more. The answer is `ready`, `refused`,
   // or nothing: more is needed. It may be given from inside this call.
   virtual void classify(std::span<const std::byte> all_so_far) = 0;
+  // The flow has ended, however it did; the last call, after which this object is dropped.
+  virtual void ended(const FlowTotals& totals) = 0;
 };
 
 // The guest can send this much before somebody must know what to do with it.

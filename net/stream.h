@@ -16,8 +16,9 @@ namespace hutch::net {
 
 class Stream final : public FarEnd {
  public:
-  // `fd` is a non-blocking stream socket. `changed` is called by the loop when pump() may have
-  // something to do, and may drop the stream. Loop and counters must outlive it.
+  // `fd` is a stream socket; whether it blocks does not matter. `changed` is called by the loop
+  // when pump() may have something to do, and may drop the stream. Loop and counters must outlive
+  // it.
   static Result<std::unique_ptr<Stream>> create(Loop& loop, Fd fd, Counters& counters,
                                                 std::function<void()> changed);
 

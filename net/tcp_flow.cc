@@ -91,7 +91,7 @@ void TcpFlow::receive(const TcpSegment& segment, ByteSink* sink, uint64_t now_ns
   if (!segment.has(tcp::kAck)) return;
   if (!is_acceptable(segment)) {
     const bool is_keep_alive = segment.sequence == expected_ - 1 && segment.payload_size() <= 1;
-    if (is_keep_alive && !is_half_closed()) active_ns_ = now_ns;
+    if (is_keep_alive) active_ns_ = now_ns;
     if (segment.length() > 0) {
       ack_due_ = true;
     } else {
@@ -241,6 +241,7 @@ size_t TcpFlow::accept(std::span<const std::byte> bytes, ByteSink* sink) {
   if (bytes.empty()) return 0;
   const bool may_pass = sink != nullptr && incoming_.empty();
   size_t taken = may_pass && bytes.size() >= kDirect ? sink->take(bytes) : 0;
+  totals_.from_guest += taken;
   if (taken < bytes.size()) taken += incoming_.append(bytes.subspan(taken));
   return taken;
 }
@@ -429,6 +430,7 @@ void TcpFlow::abort(uint64_t now_ns) {
 
 void TcpFlow::consumed(size_t count, uint64_t now_ns) {
   incoming_.consume(count);
+  totals_.from_guest += count;
   active_ns_ = now_ns;
 }
 
@@ -447,6 +449,7 @@ std::array<std::span<std::byte>, 2> TcpFlow::outgoing_room() {
 
 void TcpFlow::produced(size_t count, uint64_t now_ns) {
   outgoing_.produced(count);
+  totals_.to_guest += count;
   active_ns_ = now_ns;
 }
 
@@ -465,11 +468,12 @@ void TcpFlow::arm(uint64_t now_ns) {
 }
 
 uint64_t TcpFlow::idle_deadline() const {
-  return active_ns_ + ns(is_half_closed() ? kHalfClosedLimit : kIdleLimit);
+  return active_ns_ + ns(kIdleLimit);
 }
 
 uint64_t TcpFlow::keep_alive_deadline() const {
-  return heard_ns_ + ns(kKeepAliveAfter) + keep_alives_ * ns(kKeepAliveEvery);
+  const Duration after = is_half_closed() ? kHalfClosedKeepAliveAfter : kKeepAliveAfter;
+  return heard_ns_ + ns(after) + keep_alives_ * ns(kKeepAliveEvery);
 }
 
 bool TcpFlow::holds_idle_memory() const {

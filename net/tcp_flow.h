@@ -54,10 +54,14 @@ class TcpFlow {
   static constexpr Duration kSynAckLimit = std::chrono::seconds(10);    // of the guest's answer
   static constexpr Duration kJoinLimit = std::chrono::seconds(60);      // until joined()
   static constexpr Duration kIdleLimit = std::chrono::hours(2);
-  static constexpr Duration kHalfClosedLimit = std::chrono::seconds(60);  // without a byte
   static constexpr Duration kTimeWait = std::chrono::seconds(2);
   static constexpr Duration kResetLimit = std::chrono::seconds(60);  // until there is room for it
+  // When a silent guest is asked whether it still has the connection. Half-closed, an application
+  // may wait for as long as the other one thinks (Linux sets no limit); but a kernel whose
+  // application has gone meanwhile keeps the connection for a minute (tcp(7), tcp_fin_timeout) and
+  // answers with a reset from then on: it is asked earlier.
   static constexpr Duration kKeepAliveAfter = std::chrono::hours(1);
+  static constexpr Duration kHalfClosedKeepAliveAfter = std::chrono::seconds(70);
   static constexpr Duration kKeepAliveEvery = std::chrono::seconds(60);
   static constexpr uint32_t kKeepAlives = 5;
   static constexpr Duration kFirstTimeout = std::chrono::milliseconds(500);
@@ -126,6 +130,8 @@ class TcpFlow {
   bool is_open() const { return state_ == State::kOpen; }
   // It did not end in order, both ways: the guest, the far side or a limit cut it.
   bool was_cut() const { return was_cut_; }
+  // Bytes that have passed so far.
+  const FlowTotals& totals() const { return totals_; }
   // Memory that it holds, in bytes.
   size_t memory() const { return incoming_.capacity() + outgoing_.capacity(); }
 
@@ -204,6 +210,7 @@ class TcpFlow {
 
   ByteRing incoming_;
   ByteRing outgoing_;
+  FlowTotals totals_;
 
   uint64_t began_ns_;            // the state
   uint64_t active_ns_;           // last a byte moved

@@ -815,21 +815,60 @@ TEST_CASE("a guest that has been silent for an hour is asked; when it is gone, s
   gone.expect("R. 1:1(0) ack 1");
 }
 
-TEST_CASE("a half-closed flow ends after a minute without a byte") {
+TEST_CASE("half-closed, the guest may wait for as long as its kernel has the connection") {
   TcpScript script;
   script.establish();
   script.guest("F. 1:1(0) ack 1");
   script.sent.clear();
-  script.pass(50s);
+  for (int i = 0; i < 20; i++) {
+    script.pass(69s);
+    script.quiet();
+    script.pass(1s);
+    script.expect(". 0:0(0) ack 2");  // whether it is there
+    script.guest(". 2:2(0) ack 1");   // it is
+    script.quiet();
+  }
   script.far("x");
   script.expect("P. 1:2(1) ack 2");
-  script.guest(". 2:2(0) ack 2");
-  script.pass(59s);
   CHECK(script.flow->is_open());
-  script.guest(". 1:1(0) ack 2");  // a keep-alive does not hold it
+}
+
+TEST_CASE("half-closed by the far side, the guest is asked too") {
+  TcpScript script;
+  script.establish();
+  script.far_ends();
+  script.expect("F. 1:1(0) ack 1");
+  script.guest(". 1:1(0) ack 2");
+  for (int i = 0; i < 20; i++) {
+    script.pass(70s);
+    script.expect(". 1:1(0) ack 1");
+    script.guest(". 1:1(0) ack 2");
+  }
+  CHECK(script.flow->is_open());
+}
+
+TEST_CASE("half-closed, a guest whose application has gone says so when it is asked") {
+  TcpScript script;
+  script.establish();
+  script.guest("F. 1:1(0) ack 1");
   script.sent.clear();
-  script.pass(2s);
-  script.expect("R. 2:2(0) ack 2");
+  script.pass(70s);
+  script.expect(". 0:0(0) ack 2");
+  script.guest("R. 2:2(0) ack 1");
+  CHECK(script.flow->is_closed());
+  CHECK(script.flow->was_cut());
+}
+
+TEST_CASE("half-closed, a guest that answers no more is cut after a few minutes") {
+  TcpScript script;
+  script.establish();
+  script.guest("F. 1:1(0) ack 1");
+  script.sent.clear();
+  script.pass(6min + 9s);
+  for (int i = 0; i < 5; i++) script.expect(". 0:0(0) ack 2");
+  script.quiet();
+  script.pass(1s);
+  script.expect("R. 1:1(0) ack 2");
   CHECK(script.flow->was_cut());
 }
 

@@ -316,10 +316,7 @@ bool TcpService::settle(Flow& flow) {
 void TcpService::carry(Flow& flow) {
   if (flow.far_end) {
     flow.far_end->pump(flow.tcp, now_ns_);
-    if (flow.far_end->is_over() && !flow.tcp.was_cut()) {
-      flow.far_end.reset();
-      flow.handle.reset();
-    }
+    if (flow.far_end->is_over() && !flow.tcp.was_cut()) let_go(flow);
     return;
   }
   // Held bytes grow until the flow is joined; none are taken before.
@@ -335,14 +332,20 @@ void TcpService::carry(Flow& flow) {
 // The far side of a flow that did not end in order.
 void TcpService::cut(Flow& flow) {
   if (flow.far_end) flow.far_end->cut();
-  flow.far_end.reset();
   opened(flow);
-  flow.handle.reset();
+  let_go(flow);
+}
+
+// Nothing more of the far side is wanted.
+void TcpService::let_go(Flow& flow) {
+  flow.far_end.reset();
+  if (auto handle = std::move(flow.handle)) handle->ended(flow.tcp.totals());
 }
 
 void TcpService::remove(Flow& flow) {
   if (flow.tcp.was_cut()) cut(flow);
   opened(flow);
+  let_go(flow);
   if (flow.is_held) names_.release(flow.key.far);
   if (flow.is_parked) std::erase(parked_, flow.key);
   table_.remove(FlowKey(flow.key));

@@ -24,7 +24,7 @@ class BrokerClient::Flow final : public net::FlowHandle {
   Flow(std::shared_ptr<BrokerClient*> client, uint32_t number, net::OpenCallbacks callbacks)
       : callbacks_(std::move(callbacks)), client_(std::move(client)), number_(number) {}
   ~Flow() override {
-    if (*client_ != nullptr) (*client_)->forget(number_);
+    if (*client_ != nullptr) (*client_)->forget(number_, totals_);
   }
 
   void classify(std::span<const std::byte> all_so_far) override {
@@ -34,6 +34,8 @@ class BrokerClient::Flow final : public net::FlowHandle {
     sent_ = all_so_far.size();
     (*client_)->send(std::move(message));
   }
+
+  void ended(const net::FlowTotals& totals) override { totals_ = totals; }
 
   // Each may drop this object.
   void connected() {
@@ -58,6 +60,7 @@ class BrokerClient::Flow final : public net::FlowHandle {
   uint32_t number_;
   size_t sent_ = 0;  // of the guest's first bytes, to the broker
   bool was_connected_ = false;
+  net::FlowTotals totals_;
 };
 
 BrokerClient::BrokerClient(Loop& loop, Fd broker)
@@ -96,9 +99,9 @@ void BrokerClient::denied(const net::FlowTarget& target) {
       wire::Denied{target.name, target.name.empty() ? target.address.text() : "", target.port}));
 }
 
-void BrokerClient::forget(uint32_t number) {
+void BrokerClient::forget(uint32_t number, const net::FlowTotals& totals) {
   flows_.erase(number);
-  send(wire::encode(wire::Close{number, 0, 0}));
+  send(wire::encode(wire::Close{number, totals.from_guest, totals.to_guest}));
 }
 
 void BrokerClient::on_event(uint32_t events) {
@@ -137,7 +140,6 @@ Result<void> BrokerClient::handle(std::span<const std::byte> bytes, std::vector<
       Flow* flow = flow_of(ready.flow);
       if (flow == nullptr) return {};
       if (!flow->may_be_ready(ready.consumed)) return fail("a connection that was not waited for");
-      TRY(set_nonblocking(fds[0].get()));
       flow->ready(std::move(fds[0]), ready.consumed);
       return {};
     }

@@ -39,7 +39,7 @@ class BrokerClient final : public net::FlowOpener {
   Result<void> handle(std::span<const std::byte> bytes, std::vector<Fd> fds);
   void send(std::vector<std::byte> message);
   void flush();
-  void forget(uint32_t number);
+  void forget(uint32_t number, const net::FlowTotals& totals);
   void lose(const std::string& why);
 
   Loop& loop_;

@@ -57,6 +57,7 @@ class FakeOpener final : public net::FlowOpener {
       owner_.times++;
       if (owner_.on_bytes) owner_.on_bytes();
     }
+    void ended(const net::FlowTotals& totals) override { owner_.ended.push_back(totals); }
 
    private:
     Asked& owner_;
@@ -68,12 +69,12 @@ class FakeOpener final : public net::FlowOpener {
     std::string seen;          // by classify()
     int times = 0;
     std::function<void()> on_bytes;
-    Fd far;  // the test's end of the stream
+    std::vector<net::FlowTotals> ended;  // one, in the end
+    Fd far;                              // the test's end of the stream
 
-    // Joins the flow to a socket pair.
+    // Joins the flow to a socket pair, whose end for the flow would block if it were let.
     void join(size_t consumed = 0) {
       auto [ours, theirs] = socket_pair(SOCK_STREAM).value();
-      (void)set_nonblocking(ours.get());
       (void)set_nonblocking(theirs.get());
       far = std::move(theirs);
       callbacks.ready(std::move(ours), consumed);

@@ -44,6 +44,7 @@ class DirectOpener final : public net::FlowOpener {
       if (watch) watch_ = std::move(*watch);
     }
     void classify(std::span<const std::byte>) override {}
+    void ended(const net::FlowTotals&) override {}
 
    private:
     void done(uint32_t events) {
