@@ -105,13 +105,12 @@ class LibraryGuest(Guest):
 
     def __init__(self, bed, patterns):
         self.bed = bed
-        words = [GATEWAY_PROGRAM, "--broker", ROOT / "build/broker/hutch-broker", "--dns", outside.RESOLVER,
-                 "--tap-namespace", f"/run/netns/{bed.inside.name}"]
+        self.words = ["--broker", ROOT / "build/broker/hutch-broker", "--dns", outside.RESOLVER,
+                      "--tap-namespace", f"/run/netns/{bed.inside.name}"]
         for block in OPENED:
-            words += ["--open-block", block]
-        for pattern in patterns:
-            words += ["--allow", pattern]
-        self.gateway = Process(bed.world.host.words(*words))
+            self.words += ["--open-block", block]
+        allowed = [word for pattern in patterns for word in ("--allow", pattern)]
+        self.gateway = Process(bed.world.host.words(GATEWAY_PROGRAM, *self.words, *allowed))
         ready = self.gateway.line(30).split()
         if ready[:2] != ["ready", "broker"]:
             raise RuntimeError(f"tap_gateway: {' '.join(ready)}")
@@ -130,9 +129,23 @@ class LibraryGuest(Guest):
         if answer != "policy set":
             raise RuntimeError(answer)
 
+    def accepts(self, pattern):
+        """What is wrong, if this pattern is taken, or refused without a reason."""
+        done = subprocess.run(self.bed.world.host.words(GATEWAY_PROGRAM, *self.words, "--allow", pattern), stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, timeout=30)
+        return wrong_refusal(pattern, done)
+
     def stop(self):
         self.probe.stop()
         self.gateway.stop()
+
+
+def wrong_refusal(pattern, done):
+    if done.returncode == 0:
+        return f"the pattern {pattern!r} was taken"
+    # The message quotes the pattern, what is not printable as question marks.
+    shown = "".join(c if " " <= c <= "~" else "?" for c in pattern.encode().decode("latin-1"))
+    return None if f'"{shown}"' in done.stderr else f"the pattern {pattern!r} was refused with {done.stderr!r}"
 
 
 class Bed:
@@ -164,15 +177,16 @@ class Bed:
         self.world.scripts.clear()
         self.world.dns_is_dead = False
         self.world.ledger.take()
-        if self.guest is None:
-            self.guest = self.start_guest(self, POLICIES[self.policy])
         try:
+            self.begin()
             function(self)
             self.control()
         except Exception as error:
             self.fault(f"{type(error).__name__}: {error}")
             if os.environ.get("EGRESS_DEBUG"):
                 raise
+        if self.guest is None:
+            return self.faults
         self.look([], "at the end of the row")
         for token, must_arrive in self.tokens:
             if self.world.ledger.has(token) != must_arrive:
@@ -180,6 +194,10 @@ class Bed:
         if lost := self.world.ledger.lost():
             self.fault(f"the ledger has lost {lost} frames")
         return self.faults
+
+    def begin(self):
+        if self.guest is None:
+            self.guest = self.start_guest(self, POLICIES[self.policy])
 
     def end(self):
         if self.guest:
