@@ -105,12 +105,12 @@ class LibraryGuest(Guest):
 
     def __init__(self, bed, patterns):
         self.bed = bed
-        self.words = ["--broker", ROOT / "build/broker/hutch-broker", "--dns", outside.RESOLVER,
-                      "--tap-namespace", f"/run/netns/{bed.inside.name}"]
+        self.words = ["--broker", ROOT / "build/broker/hutch-broker", "--dns", outside.RESOLVER]
         for block in OPENED:
             self.words += ["--open-block", block]
         allowed = [word for pattern in patterns for word in ("--allow", pattern)]
-        self.gateway = Process(bed.world.host.words(GATEWAY_PROGRAM, *self.words, *allowed))
+        self.gateway = Process(bed.world.host.words(GATEWAY_PROGRAM, *self.words, *allowed, "--tap-namespace",
+                                                    f"/run/netns/{bed.inside.name}"))
         ready = self.gateway.line(30).split()
         if ready[:2] != ["ready", "broker"]:
             raise RuntimeError(f"tap_gateway: {' '.join(ready)}")
@@ -129,9 +129,12 @@ class LibraryGuest(Guest):
         if answer != "policy set":
             raise RuntimeError(answer)
 
+    def broker_descriptors(self):
+        return len(os.listdir(f"/proc/{self.broker}/fd"))
+
     def accepts(self, pattern):
         """What is wrong, if this pattern is taken, or refused without a reason."""
-        done = subprocess.run(self.bed.world.host.words(GATEWAY_PROGRAM, *self.words, "--allow", pattern), stdin=subprocess.DEVNULL,
+        done = subprocess.run(self.bed.world.host.words(GATEWAY_PROGRAM, *self.words, "--allow", pattern, "true"), stdin=subprocess.DEVNULL,
                               capture_output=True, text=True, timeout=30)
         return wrong_refusal(pattern, done)
 
@@ -234,11 +237,20 @@ class Bed:
                 self.fault(f"{what}: arrived: {event}")
         return results
 
+    def wait_until(self, condition):
+        end = time.monotonic() + 2 * self.patience
+        while not condition() and time.monotonic() < end:
+            time.sleep(0.2)
+
     # --- What rows have in common --------------------------------------------------------------
 
     def https(self, name, token, **more):
         return {"op": "tls", "name": name, "port": 443, "sni": name, "root": self.world.root,
                 "send": b64(f"GET /{token} HTTP/1.1\r\nHost: {name}\r\n\r\n".encode()), **more}
+
+    @staticmethod
+    def received(result):
+        return base64.b64decode(result.get("received", ""))
 
     @staticmethod
     def https_arrives(name, address):
@@ -252,11 +264,7 @@ class Bed:
             self.look([({"op": "dns", "name": name}, "NXDOMAIN")], "control")
             return
         # After a row that asks for very many names, new ones come some a second.
-        end = time.monotonic() + self.patience
-        while self.guest.do([{"op": "dns", "name": name, "wait": self.patience}])[0]["saw"] == "SERVFAIL":
-            if time.monotonic() > end:
-                break
-            time.sleep(0.2)
+        self.wait_until(lambda: self.guest.do([{"op": "dns", "name": name, "wait": self.patience}])[0]["saw"] != "SERVFAIL")
         token = self.token(arrives=True)
         self.look([(self.https(name, token), "answered")], "control", self.https_arrives(name, address))
 

@@ -14,6 +14,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import select
 import socket
 import ssl
@@ -309,6 +310,31 @@ def sweep(op):
     return {"saw": saw, "odd": odd}
 
 
+def crowd(op):
+    """Opens many connections to one address and keeps them under the key "crowd"."""
+    saw, waiting, poll = {}, {}, select.epoll()
+    for i in range(op["count"]):
+        link = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        link.setblocking(False)
+        code = link.connect_ex(tuple(op["to"]))
+        if code in (0, errno.EINPROGRESS):
+            waiting[link.fileno()] = held[f"crowd{i}"] = link
+            poll.register(link, select.EPOLLOUT | select.EPOLLERR)
+        else:
+            count(saw, word(OSError(code, "")))
+    end = time.monotonic() + op["wait"]
+    while waiting and time.monotonic() < end:
+        for descriptor, _ in poll.poll(0.1):
+            link = waiting.pop(descriptor)
+            poll.unregister(descriptor)
+            code = link.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            count(saw, word(OSError(code, "")) if code else "connected")
+    for _ in waiting:
+        count(saw, "no answer")
+    poll.close()
+    return {"saw": saw}
+
+
 def udp(op):
     """Sends a datagram to each target; what comes back within the wait."""
     sent, answers, errors = 0, [], {}
@@ -486,7 +512,7 @@ def files(_):
     return {"saw": "listed", "interfaces": sorted(os.listdir("/sys/class/net"))}
 
 
-OPS = {function.__name__: function for function in (dns, dns_many, tcp, tls, hold, use, drop, sweep, udp, frames, script, vsock, files)}
+OPS = {function.__name__: function for function in (dns, dns_many, tcp, tls, hold, use, drop, sweep, crowd, udp, frames, script, vsock, files)}
 
 
 def perform(op):
@@ -497,6 +523,7 @@ def perform(op):
 
 
 def main():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
     source = os.fdopen(int(sys.argv[1]), "r") if len(sys.argv) > 1 else sys.stdin
     sink = os.fdopen(int(sys.argv[1]), "w", closefd=False) if len(sys.argv) > 1 else sys.stdout
     with concurrent.futures.ThreadPoolExecutor(64) as pool:
@@ -504,4 +531,5 @@ def main():
             print(json.dumps({"results": list(pool.map(perform, json.loads(line)["ops"]))}), file=sink, flush=True)
 
 
-main()
+if __name__ != "probe":
+    main()
