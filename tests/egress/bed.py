@@ -238,7 +238,7 @@ class Bed:
         return results
 
     def wait_until(self, condition):
-        end = time.monotonic() + 2 * self.patience
+        end = time.monotonic() + 6 * self.patience
         while not condition() and time.monotonic() < end:
             time.sleep(0.2)
 

@@ -49,7 +49,7 @@ def hello(name, *more, server_name=True):
     """A handshake message: `name` (bytes) is its server_name, unless `server_name` is None (none) or an extension; `more` are
     extensions behind it."""
     head, extensions = take_apart(handshake("a.test"))
-    extensions = [extension for extension in extensions if extension[0] != SERVER_NAME]
+    extensions = [extension for extension in extensions if extension[0] not in (SERVER_NAME, PADDING)]
     own = [names((0, name))] if server_name is True else [] if server_name is None else [server_name]
     return put_together(head, own + list(more) + extensions)
 

@@ -367,14 +367,13 @@ def packet_socket():
 
 
 def hear(link, seconds):
-    """Frames that come in."""
-    frames, end = [], time.monotonic() + seconds
+    """Frames that come in, as they come."""
+    end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         if select.select([link], [], [], left)[0]:
             frame, address = link.recvfrom(70000)
             if address[2] != PACKET_OUTGOING:
-                frames.append(frame)
-    return frames
+                yield frame
 
 
 def frames(op):
@@ -393,7 +392,7 @@ def frames(op):
                     if error.errno == errno.ENOBUFS:
                         time.sleep(0.01)
                     count(errors, errno.errorcode.get(error.errno, "?"))
-            heard = hear(link, op["wait"])
+            heard = list(hear(link, op["wait"]))
         return {"saw": "answered" if heard else "no answer", "errors": errors,
                 "heard": [base64.b64encode(frame).decode() for frame in heard[:op.get("keep", 100)]]}
 
@@ -484,6 +483,9 @@ def play(link, to, op):
                 next_theirs += len(data)
             heard.append(["".join(letter for letter, bit in FLAGS.items() if flags & bit),
                           (sequence - (theirs or 0)) & 0xffffffff, (acknowledged - first) & 0xffffffff, len(data)])
+            # All that the step waits for: an answer to the SYN, or so many bytes; nothing comes behind a reset.
+            if flags & 4 or step.get("until") == "SYN" or len(received) >= step.get("until_bytes", 1 << 30):
+                break
     flags = "".join(entry[0] for entry in heard)
     saw = "answered" if received else "refused" if "R" in flags and "S" not in flags else "closed" if "R" in flags else (
         "silent" if heard else "no answer")

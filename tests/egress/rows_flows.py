@@ -7,6 +7,7 @@ from bed import b64
 from hellos import hello, records
 from table import row
 
+ALLOWED = world.ADDRESSES["allowed.test"]
 PLAIN = world.ADDRESSES["plain.test"]
 WILD = world.ADDRESSES["wild.test"]
 # Under `all` no rule names the port, and what is spoken has to be seen first: there the address, which needs no look.
@@ -36,43 +37,51 @@ def data(bytes_, at, flags="PA", wait=0, **more):
 @row("B28", "TCP: data in the SYN, overlaps with other bytes, out of the window, urgent, simultaneous open, odd flags, single "
      "bytes", "nothing leaves before the decision; what leaves is what was looked at, in order, once")
 def tcp_games(bed):
-    wait = bed.silence * 2
+    short, long = bed.silence / 2, bed.patience
     banner = world.BANNER
-    opening = [{"flags": "S", "wait": wait}, {"flags": "A", "sequence": 1, "wait": wait}]
+    opening = [{"flags": "S", "wait": long, "until": "SYN"}, {"flags": "A", "sequence": 1, "wait": long, "until_bytes": len(banner)}]
     closing = [{"flags": "R", "sequence": 5000}]
-    early = bed.token().encode()
-    script(bed, "data in the SYN", [data(early, 0, "S", wait)] + opening[1:] + closing, arrives=["tcp"])
-    script(bed, "data in the SYN of what is not TLS", [data(early, 0, "S", wait), {"flags": "R", "sequence": 1, "wait": wait}], arrives=["tcp"],
-           to="a.wild.test")
-    script(bed, "in order", opening + [data(b"AAAA", 1), data(b"BBBB", 5, wait=wait)] + closing, banner + b"AAAABBBB")
-    script(bed, "the same again with other bytes", opening + [data(b"AAAA", 1, wait=wait), data(b"XXXX", 1, wait=wait), data(b"BBBB", 5, wait=wait)] + closing,
-           banner + b"AAAABBBB")
-    script(bed, "an overlap with other bytes", opening + [data(b"AAAA", 1, wait=wait), data(b"XXBB", 3, wait=wait), data(b"BBCC", 5, wait=wait)] + closing,
-           [banner + b"AAAABBCC"])
-    script(bed, "the later bytes first, twice, otherwise", opening + [data(b"YYYY", 5), data(b"ZZZZ", 5), data(b"AAAA", 1, wait=wait), data(b"BBBB", 5, wait=wait)] +
-           closing, [banner + b"AAAABBBB", banner + b"AAAAYYYY"])
-    lost = bed.token().encode()
-    for at in (70000, 1 << 20, 0x7fffffff, 0x80000001, -30, -100000):
-        script(bed, f"{at} bytes on", opening + [data(lost, at, wait=wait)] + closing, banner, ["tcp"])
-    script(bed, "acknowledging what was not sent", opening + [data(lost, 1, wait=wait, acknowledge=100000)] + closing, banner, ["tcp"])
-    script(bed, "urgent", opening + [data(b"AABB", 1, "PAU", wait, urgent=2)] + closing, banner + b"AABB")
-    script(bed, "urgent beyond its end", opening + [data(b"AABB", 1, "PAU", wait, urgent=65535)] + closing, banner + b"AABB")
-    odd = bed.token().encode()
-    for flags in ("SA", "A", "F", "", "FPU", "SF", "SR", "FSRPAU", "PA", "FA"):
-        steps = [{"flags": flags or "U", "sequence": 1, "data": b64(odd), "wait": wait / 2}]
-        script(bed, f"{flags or 'no flag'} without a connection", steps, arrives=[])
-    script(bed, "data behind the end", opening + [data(b"AAAA", 1, "FPA", wait), data(odd, 6, wait=wait)] + closing, banner + b"AAAA")
-    script(bed, "data behind a reset", opening + [data(b"AAAA", 1, wait=wait), {"flags": "R", "sequence": 5}, data(odd, 5, wait=wait)], banner + b"AAAA")
+    early, lost, odd = (bed.token().encode() for _ in range(3))
+
+    def echo(what, steps, *wanted, **more):
+        """The last of the steps that has bytes waits for its echo, and for more than is wanted."""
+        size = len(banner) + len(wanted[0])
+        steps[-1] = {**steps[-1], "wait": long, "until_bytes": size}
+        script(bed, what, opening + steps + [{"wait": short}] + closing, [banner + one for one in wanted], **more)
+
+    script(bed, "data in the SYN", [data(early, 0, "S", long, until="SYN"), *opening[1:], {"wait": short}] + closing, arrives=["tcp"])
+    script(bed, "data in the SYN of what is not TLS", [data(early, 0, "S", long, until="SYN"), {"flags": "R", "sequence": 1, "wait": short}],
+           arrives=["tcp"], to="a.wild.test")
+    echo("in order", [data(b"AAAA", 1), data(b"BBBB", 5)], b"AAAABBBB")
+    echo("the same again with other bytes", [data(b"AAAA", 1, wait=short), data(b"XXXX", 1, wait=short), data(b"BBBB", 5)], b"AAAABBBB")
+    echo("an overlap with other bytes", [data(b"AAAA", 1, wait=short), data(b"XXBB", 3, wait=short), data(b"BBCC", 5)], b"AAAABBCC")
+    echo("the later bytes first, twice, otherwise", [data(b"YYYY", 5), data(b"ZZZZ", 5), data(b"AAAA", 1, wait=short), data(b"BBBB", 5)],
+         b"AAAABBBB", b"AAAAYYYY")
+    beyond = [step for at in (70000, 1 << 20, 0x7fffffff, 0x80000001, -30, -100000) for step in (data(lost, at, wait=short / 2),)]
+    script(bed, "far from the window", opening + beyond + closing, banner, ["tcp"])
+    script(bed, "acknowledging what was not sent", opening + [data(lost, 1, wait=short, acknowledge=100000)] + closing, banner, ["tcp"])
+    echo("urgent", [data(b"AABB", 1, "PAU", urgent=2)], b"AABB")
+    echo("urgent beyond its end", [data(b"AABB", 1, "PAU", urgent=65535)], b"AABB")
+    for flags in ("SA", "A", "F", "U", "FPU", "SF", "SR", "FSRPAU", "PA", "FA"):
+        script(bed, f"{flags} without a connection", [data(odd, 1, flags, short / 2)], arrives=[])
+    echo("data behind the end", [data(b"AAAA", 1, "FPA", short), data(odd, 6)], b"AAAA")
+    script(bed, "data behind a reset", opening + [data(b"AAAA", 1, wait=long, until_bytes=len(banner) + 4), {"flags": "R", "sequence": 5},
+                                                 data(odd, 5, wait=short)], banner + b"AAAA")
     letters = bytes(random.Random(28).choices(b"abcdefghij", k=200))
-    script(bed, "single bytes", opening + [data(letters[i:i + 1], 1 + i) for i in range(len(letters))] + [{"wait": wait}] + closing, banner + letters)
+    echo("single bytes", [data(letters[i:i + 1], 1 + i) for i in range(len(letters))], letters)
 
     # Bytes that were looked at are sent again with another name in them.
-    true, false = bed.token(arrives=bed.policy != "none"), bed.token()
-    good, bad = (records(hello(f"{name}.wild.test".encode())) for name in (true, false))
+    true, false, mixed = bed.token(arrives=bed.policy != "none"), bed.token(), "m" * 24
+    good, bad, other = (records(hello(f"{name}.wild.test".encode())) for name in (true, false, mixed))
     at = good.index(true.encode()) + 10
     bad = good.replace(true.encode(), false.encode())
-    steps = opening + [data(good[:at], 1, wait=wait), data(bad[:at + 40], 1, wait=wait), data(good[at:], 1 + at, wait=wait * 2), data(bad, 1, wait=wait)] + closing
-    script(bed, "another name over the one that was looked at", steps, to=f"{true}.wild.test")
+    other = good.replace(true.encode(), mixed.encode())
+    first = {"flags": "S", "wait": long, "until": "SYN"}
+    script(bed, "another name over the one that was looked at", [
+        first, data(good[:at], 1, wait=short), data(bad[:at], 1, wait=short), data(good[at:], 1 + at, wait=long, until_bytes=1), data(bad, 1, wait=short)] +
+           closing, to=f"{true}.wild.test")
+    script(bed, "one name that goes on as another", [first, data(other[:at], 1, wait=short), data(bad[at - 4:], at - 3, wait=long)] + closing, arrives=["tcp"],
+           to=f"{mixed}.wild.test")
 
 
 @row("B29", "1,500 connections, 3,000 SYNs at once, connections that say nothing", "at most 1,024 connections; the broker keeps to its "
@@ -96,3 +105,8 @@ def floods(bed):
     steps = [{"flags": "S", "from": 1024 + i} for i in range(3000)]
     bed.look([({"op": "script", "to": [address, port], "from": 1, "steps": steps + [{"wait": bed.silence}]}, {"no answer", "refused", "silent", "answered"})],
              "SYNs", may=[f"dns {name}", f"tcp {PLAIN}:{port}"])
+    # What the kernel inside never asked for it resets when it hears of it again, and its own SYNs that were lost it
+    # repeats: within seconds.
+    if bed.policy != "none":
+        bed.wait_until(lambda: bed.guest.do([{"op": "tcp", "name": "allowed.test", "port": 443, "wait": 1}])[0]["saw"] == "silent")
+        bed.look([], "until it is served", may=["dns allowed.test", f"tcp {ALLOWED}:443", f"dns {name}", f"tcp {PLAIN}:{port}"])
