@@ -45,6 +45,9 @@ class FlowHandle {
   // most kMaxClassified; once for each time that there are more. The answer is `ready`, `refused`,
   // or nothing: more is needed. It may be given from inside this call.
   virtual void classify(std::span<const std::byte> all_so_far) = 0;
+  // Between `connected` and `ready`, once, behind the last classify(): the guest has ended its
+  // direction, there will be no more bytes.
+  virtual void said_all() {}
 };
 
 // The guest can send this much before somebody must know what to do with it.

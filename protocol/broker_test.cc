@@ -90,7 +90,8 @@ TEST_CASE("the broker's messages hold no values that there are not") {
   CHECK_FALSE(decode<Open>(encode(Open{1, "a", "", 0})));
   CHECK_FALSE(decode<Open>(encode(Open{1, std::string(254, 'a'), "", 1})));
   CHECK_FALSE(decode<Open>(encode(Open{1, "", std::string(46, '1'), 1})));
-  CHECK_FALSE(decode<First>(encode(First{1, {}})));
+  Bytes end = encode(First{1, {}});
+  CHECK(decode<First>(end)->bytes.empty());
   Bytes many(kMaxFirst + 1);
   CHECK_FALSE(decode<First>(encode(First{1, many})));
   CHECK_FALSE(decode<Ready>(encode(Ready{1, 65536})));

@@ -35,6 +35,10 @@ class BrokerClient::Flow final : public net::FlowHandle {
     (*client_)->send(std::move(message));
   }
 
+  void said_all() override {
+    if (*client_ != nullptr) (*client_)->send(wire::encode(wire::First{number_, {}}));
+  }
+
   // Each may drop this object.
   void connected() {
     if (!callbacks_.connected || was_connected_) return;

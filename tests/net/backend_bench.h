@@ -57,6 +57,7 @@ class FakeOpener final : public net::FlowOpener {
       owner_.times++;
       if (owner_.on_bytes) owner_.on_bytes();
     }
+    void said_all() override { owner_.ends++; }
 
    private:
     Asked& owner_;
@@ -67,6 +68,7 @@ class FakeOpener final : public net::FlowOpener {
     Handle* handle = nullptr;  // null: dropped
     std::string seen;          // by classify()
     int times = 0;
+    int ends = 0;  // calls of said_all()
     std::function<void()> on_bytes;
     Fd far;  // the test's end of the stream
 
