@@ -70,6 +70,14 @@ def tcp_games(bed):
     letters = bytes(random.Random(28).choices(b"abcdefghij", k=200))
     echo("single bytes", [data(letters[i:i + 1], 1 + i) for i in range(len(letters))], letters)
 
+    # What follows the head at once belongs to it, whoever decided meanwhile.
+    web, uploads = world.ADDRESSES["web.test"], 10
+    token = bed.token(arrives=bed.policy != "none").encode()
+    head = f"POST / HTTP/1.1\r\nHost: web.test\r\nContent-Length: {20 * 1024 + len(token)}\r\n\r\n".encode()
+    answered = bed.by("NXDOMAIN", "answered", "answered")
+    bed.look([({"op": "tcp", "name": "web.test", "port": 80, "send": [b64(piece) for piece in (head, *[bytes(1024)] * 20, token)]}, answered)] * uploads,
+             "uploads", bed.by([], *[[f"tcp {web}:80", f"data {web}:80", "dns web.test", "http web.test"]] * 2))
+
     # Bytes that were looked at are sent again with another name in them.
     true, false, mixed = bed.token(arrives=bed.policy != "none"), bed.token(), "m" * 24
     good, bad, other = (records(hello(f"{name}.wild.test".encode())) for name in (true, false, mixed))

@@ -9,6 +9,7 @@ listen on addresses of its own.
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import socket
 import ssl
@@ -219,6 +220,10 @@ class World:
             host = next((line.split(":", 1)[1].strip() for line in lines[1:] if line.lower().startswith("host:")), "")
             self.ledger.note(f"{scheme} {host}", head)
             path = lines[0].split(" ")[1] if lines[0].count(" ") >= 2 else "/"
+            length = re.search(r"\r\ncontent-length: *(\d+)", head.decode("latin-1").lower())
+            missing = int(length.group(1)) - (len(head) - head.index(b"\r\n\r\n") - 4) if length else 0
+            while missing > 0 and (more := connection.recv(min(missing, 65536))):
+                missing -= len(more)
             if path.startswith("/redirect?"):
                 answer = f"HTTP/1.1 302 Found\r\nLocation: {path[10:]}\r\nContent-Length: 0\r\n\r\n"
             else:
