@@ -5,6 +5,7 @@ arrives is a fault, and so is a token that arrives although it must not, or does
 """
 
 import base64
+import contextlib
 import ipaddress
 import json
 import os
@@ -22,7 +23,7 @@ ROOT = HERE.parent.parent
 GATEWAY_PROGRAM = pathlib.Path(os.environ.get("TAP_GATEWAY") or ROOT / "build/tests/net/tap_gateway")
 # Reads the probe's text from where its commands come from.
 LOADER = "import sys; sys.argv[1:] = []; exec(compile(sys.stdin.read(int(sys.stdin.readline())), 'probe', 'exec'))"
-LIMIT = 200
+LIMIT = 90
 
 POLICIES = {
     "none": [],
@@ -70,7 +71,8 @@ class Process:
         return line.decode()
 
     def stop(self):
-        self.process.stdin.close()
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
@@ -83,11 +85,11 @@ class Process:
 class Guest:
     """Whoever plays the sandbox: a probe somewhere."""
 
-    # Whether its kernel has a network at all.
-    has_network = True
+    has_network = True  # whether its kernel has one at all
+    settling = 0.02  # seconds without a frame, after which none of before is on its way
 
-    def start_probe(self, words):
-        self.probe = Process(words)
+    def start_probe(self, words, **options):
+        self.probe = Process(words, **options)
         text = (HERE / "probe.py").read_bytes()
         self.probe.write(b"%d\n" % len(text.decode()) + text)
 
@@ -101,7 +103,6 @@ class LibraryGuest(Guest):
 
     patience = 5  # seconds until what must answer has
     silence = 0.25  # after which nothing more is expected
-    scale = 1  # of how much is tried
 
     def __init__(self, bed, patterns):
         self.bed = bed
@@ -160,7 +161,7 @@ class Bed:
         self.tokens = []
 
     def __getattr__(self, name):
-        if name in ("patience", "silence", "scale"):
+        if name in ("patience", "silence"):
             return getattr(self.guest, name)
         raise AttributeError(name)
 
@@ -188,7 +189,8 @@ class Bed:
             self.fault(f"{type(error).__name__}: {error}")
             if os.environ.get("EGRESS_DEBUG"):
                 raise
-        if self.guest is None:
+            # Whatever is wrong with it, the next row has a sandbox of its own.
+            self.end()
             return self.faults
         self.look([], "at the end of the row")
         for token, must_arrive in self.tokens:
@@ -217,7 +219,7 @@ class Bed:
         are the events that must come of it; `may`, that may, or begin so where they end in *."""
         tries = [(*one, "")[:3] for one in tries]
         results = self.guest.do([{"wait": self.patience, **op} for op, _, _ in tries]) if tries else []
-        settle(self.world.ledger, self.guest.settling if hasattr(self.guest, "settling") else 0.02)
+        settle(self.world.ledger, self.guest.settling if self.guest else 0.02)
         for (op, sees, about), result in zip(tries, results):
             if not self.guest.has_network:
                 sees = saw_no_network

@@ -33,7 +33,7 @@ def not_there(bed, count):
 @row("B01", "names with data in their labels, not listed", "NXDOMAIN with the extended error Blocked, under *all* an address of "
      "the sandbox's own; nobody is asked", is_heavy=True)
 def labels_of_unlisted_names(bed):
-    count = 1000 * bed.scale // 1
+    count = 1000 if bed.level == "library" else 600
     bed.look([({"op": "dns_many", "questions": labels(count, "exfil.test"), "wait": bed.patience}, not_there(bed, count))])
 
 
@@ -83,7 +83,7 @@ def types(bed):
 @row("B06", "data in labels below a wildcard that is allowed, no connection", "addresses of the sandbox's own, and SERVFAIL "
      "after some hundred; nobody is asked", is_heavy=True)
 def labels_below_a_wildcard(bed):
-    count = 10000 * bed.scale // 1
+    count = 10000 if bed.level == "library" else 1500
 
     def throttled(result):
         return answered_or_throttled(result) and result["saw"].get("ADDRESS", 0) < 500 + 60 * bed.patience and sum(
