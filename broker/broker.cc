@@ -44,9 +44,10 @@ struct Broker::Flow {
   size_t passed_on = 0;
   unsigned looks = 0;
   const char* spoken = "";
-  bool is_cleared = false;  // the first bytes may go
-  bool is_ready = false;    // the VMM has the connection
-  bool is_refused = false;  // only its number is left
+  bool wants_first = false;  // the VMM was told to send first bytes
+  bool is_cleared = false;   // the first bytes may go
+  bool is_ready = false;     // the VMM has the connection
+  bool is_refused = false;   // only its number is left
 };
 
 Broker::Broker(Loop& loop, Fd vmm, policy::Policy policy, const Floor& floor, Resolver& resolver,
@@ -168,6 +169,7 @@ void Broker::on_dialled(Flow& flow, Dial::Connected connected) {
   flow.timeout = loop_.after(kFirstBytesTime, [this, &flow](uint32_t) {
     refuse(flow, Reason::kProtocol, "the client says nothing");
   });
+  flow.wants_first = true;
   send(wire::encode(wire::Connected{flow.number}));
 }
 
@@ -175,10 +177,13 @@ Result<void> Broker::take_first(const wire::First& message) {
   auto found = flows_.find(message.flow);
   if (found == flows_.end()) return fail("bytes of a flow that there is not");
   Flow& flow = *found->second;
-  // They may have crossed our answer.
-  if (flow.is_refused) return {};
-  if (flow.is_ready || flow.is_cleared || !flow.stream || !needs_classification(flow.target))
-    return fail("first bytes of a flow that wants none");
+  if (!flow.wants_first) return fail("first bytes of a flow that wants none");
+  // They have crossed our answer: the VMM keeps what is behind the bytes that were passed on.
+  if (flow.is_refused || flow.is_cleared) return {};
+  if (message.bytes.empty()) {
+    refuse(flow, Reason::kProtocol, "the client ended before it told what it speaks");
+    return {};
+  }
   if (flow.first.size() + message.bytes.size() > wire::kMaxFirst)
     return fail("more first bytes than there may be");
   flow.first.insert(flow.first.end(), message.bytes.begin(), message.bytes.end());

@@ -247,6 +247,48 @@ TEST_CASE("what names another host never leaves") {
   CHECK(vmm.log_text().find("\"event\":\"open\"") == std::string::npos);
 }
 
+TEST_CASE("first bytes that cross the answer are the VMM's to keep") {
+  Listener server;
+  Vmm vmm({"allowed.test"});
+  vmm.resolver.addresses["allowed.test"] = {kLocal};
+  vmm.open(1, "allowed.test", server.port);
+  REQUIRE(vmm.next()->type == wire::MessageType::kConnected);
+  Fd far = server.accept();
+  std::string head = fmt::format("POST / HTTP/1.1\r\nHost: allowed.test:{}\r\n\r\n", server.port);
+  vmm.first(1, head);
+  std::optional<Answer> answer = vmm.next();
+  REQUIRE(answer);
+  CHECK(answer->type == wire::MessageType::kReady);
+  CHECK(answer->consumed == head.size());
+  // Sent before the answer was read; then the guest's end of its direction.
+  vmm.first(1, "body");
+  vmm.first(1, "");
+  CHECK_FALSE(vmm.next(50));
+  CHECK(vmm.ended.empty());
+  CHECK(vmm.broker->flow_count() == 1);
+  CHECK(received(far, head.size()) == head);
+  char byte = 0;
+  CHECK(::recv(far.get(), &byte, 1, MSG_DONTWAIT) < 0);
+}
+
+TEST_CASE("a client that ends before it has told what it speaks is refused at once") {
+  Listener server;
+  Vmm vmm({"allowed.test"});
+  vmm.resolver.addresses["allowed.test"] = {kLocal};
+  for (const std::string& text : {std::string(), std::string("GET / HTTP/1.1\r\nHost: allo")}) {
+    CAPTURE(text);
+    vmm.open(1, "allowed.test", server.port);
+    REQUIRE(vmm.next()->type == wire::MessageType::kConnected);
+    Fd far = server.accept();
+    if (!text.empty()) vmm.first(1, text);
+    vmm.first(1, "");
+    CHECK(vmm.refusal() == "protocol");
+    CHECK(received(far, 1).empty());
+    vmm.send(wire::encode(wire::Close{1, 0, 0}));
+  }
+  CHECK(vmm.ended.empty());
+}
+
 TEST_CASE("what the policy does not allow is not even looked up") {
   Listener server;
   Vmm vmm({"allowed.test:9", "*.wild.test:9", "127.0.0.1:9"});

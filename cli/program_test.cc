@@ -77,6 +77,15 @@ TEST_CASE("wrong usage exits with 2") {
   }
 }
 
+TEST_CASE("a host in brackets keeps them") {
+  Program program;
+  describe(program);
+  Words words{"true", "b.test", "--allow-net", "[2001:db8::1]", "--allow-net", "run"};
+  program.app.parse(words);
+  CHECK(program.app.get_subcommand("run")->get_option("--allow-net")->results() ==
+        Words{"[2001:db8::1]", "b.test"});
+}
+
 TEST_CASE("every verb has a description, and an example to copy") {
   Program program;
   describe(program);

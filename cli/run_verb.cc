@@ -89,6 +89,8 @@ void add_machine_options(CLI::App& verb, RunArguments& arguments) {
                   "*.example.com, 203.0.113.5 or [2001:db8::1], each with or without :port; or "
                   "all, for the whole Internet. Repeatable (default: no network)")
       ->type_name("HOST")
+      // Else [2001:db8::1] would be a list of one.
+      ->allow_extra_args(false)
       ->expected(1)
       ->take_all();
   verb.add_option("--open-block", arguments.open_blocks,

@@ -185,6 +185,30 @@ TEST_CASE("the first bytes are shown until somebody knows what they are") {
   CHECK(guest.received == "200");
 }
 
+TEST_CASE("that the guest has said all is told once, and only to who still has to decide") {
+  BackendBench bench;
+  for (bool is_joined : {false, true}) {
+    CAPTURE(is_joined);
+    GuestTcp guest{bench};
+    guest.maker.guest_port = static_cast<uint16_t>(guest.maker.guest_port + is_joined);
+    guest.send(tcp::kSyn);
+    FakeOpener::Asked& asked = *bench.opener.asked.back();
+    asked.callbacks.connected();
+    guest.take();
+    guest.acknowledge();
+    guest.send(tcp::kAck | tcp::kPsh, "GET ");
+    CHECK(asked.ends == 0);
+    if (is_joined) asked.join(4);
+    guest.send(tcp::kAck | tcp::kFin);
+    guest.acknowledge();
+    CHECK(asked.ends == (is_joined ? 0 : 1));
+    if (is_joined) continue;
+    asked.callbacks.refused();
+    guest.take();
+    CHECK(guest.got_reset);
+  }
+}
+
 TEST_CASE("the answer may come from inside the question") {
   BackendBench bench;
   GuestTcp guest{bench};

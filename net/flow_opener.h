@@ -53,6 +53,9 @@ class FlowHandle {
   // most kMaxClassified; once for each time that there are more. The answer is `ready`, `refused`,
   // or nothing: more is needed. It may be given from inside this call.
   virtual void classify(std::span<const std::byte> all_so_far) = 0;
+  // Between `connected` and `ready`, once, behind the last classify(): the guest has ended its
+  // direction, there will be no more bytes.
+  virtual void said_all() {}
   // The flow has ended, however it did; the last call, after which this object is dropped.
   virtual void ended(const FlowTotals& totals) = 0;
 };

@@ -24,12 +24,13 @@ struct Flow {
   const FlowTarget target;
   uint64_t serial = 0;  // no other flow ever has it
   TcpFlow tcp;
-  bool is_local = false;    // ends here, nobody was asked
-  bool is_opening = false;  // counts among those that open
-  bool is_held = false;     // its address is, see NameLookup
-  bool is_ready = false;    // among those that may have something to do
-  bool is_parked = false;   // among those that wait for room
-  size_t classified = 0;    // bytes that classify() has been given
+  bool is_local = false;      // ends here, nobody was asked
+  bool is_opening = false;    // counts among those that open
+  bool is_held = false;       // its address is, see NameLookup
+  bool is_ready = false;      // among those that may have something to do
+  bool is_parked = false;     // among those that wait for room
+  bool has_said_all = false;  // said_all() was called
+  size_t classified = 0;      // bytes that classify() has been given
   // Last, so that they go first: their callbacks know the flow.
   std::unique_ptr<FlowHandle> handle;  // null: is_local
   std::unique_ptr<FarEnd> far_end;     // null: not joined yet, or over

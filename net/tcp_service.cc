@@ -319,14 +319,21 @@ void TcpService::carry(Flow& flow) {
     if (flow.far_end->is_over() && !flow.tcp.was_cut()) let_go(flow);
     return;
   }
+  if (!flow.handle || !flow.tcp.is_open()) return;
+  [[maybe_unused]] const FlowKey key = flow.key;
+  [[maybe_unused]] const uint64_t serial = flow.serial;
   // Held bytes grow until the flow is joined; none are taken before.
   const size_t held = flow.tcp.incoming_size();
-  if (!flow.handle || !flow.tcp.is_open() || held <= flow.classified) return;
-  flow.classified = held;
-  const FlowKey key = flow.key;
-  const uint64_t serial = flow.serial;
-  flow.handle->classify(flow.tcp.incoming()[0]);
-  assert(find(key, serial) == &flow);
+  if (held > flow.classified) {
+    flow.classified = held;
+    flow.handle->classify(flow.tcp.incoming()[0]);
+    assert(find(key, serial) == &flow);
+  }
+  if (flow.tcp.guest_has_ended() && !flow.has_said_all && !flow.far_end && !flow.tcp.was_cut()) {
+    flow.has_said_all = true;
+    flow.handle->said_all();
+    assert(find(key, serial) == &flow);
+  }
 }
 
 // The far side of a flow that did not end in order.

@@ -138,7 +138,7 @@ Result<First> decode(std::span<const std::byte> bytes) {
   message.flow = in.u32();
   message.bytes = in.rest();
   TRY(in.finish("First"));
-  if (message.bytes.empty() || message.bytes.size() > kMaxFirst)
+  if (message.bytes.size() > kMaxFirst)
     return fail(fmt::format("First with {} bytes", message.bytes.size()));
   return message;
 }

@@ -8,7 +8,8 @@
 //   hutch-vmm                                  hutch-broker
 //   Open            ->
 //                   <-  Connected              the far side is reachable
-//   First (bytes)   ->                         the guest's first bytes, as they come
+//   First (bytes)   ->                         the guest's first bytes, as they come; none: the
+//                                              guest has ended its direction, no more will come
 //                   <-  Ready + descriptor     the connection itself; without Connected before,
 //                                              where nothing had to be seen first
 //   Close           ->                         the flow has ended; its number may come again
@@ -17,7 +18,8 @@
 //                   <-  Refused                instead of any answer, and at any time after Ready:
 //                                              the policy has changed
 //
-// A flow's number is the VMM's choice. After Refused and until Close it names nothing.
+// A flow's number is the VMM's choice. After Refused and until Close it names nothing. A First may
+// cross Ready: its bytes are not passed on, the VMM has them still.
 //
 // The broker's launcher says what applies, on a socket of its own of the same kind, which is the
 // descriptor named on the broker's command line: Configure with two descriptors, first of all; then

@@ -100,7 +100,8 @@ TEST_CASE("the broker's messages hold no values that there are not") {
   CHECK_FALSE(decode<Denied>(encode(Denied{"a", "1.2.3.4", 0})));
   CHECK_FALSE(decode<Denied>(encode(Denied{std::string(254, 'a'), "", 0})));
   CHECK_FALSE(decode<Denied>(encode(Denied{"", std::string(46, '1'), 0})));
-  CHECK_FALSE(decode<First>(encode(First{1, {}})));
+  Bytes end = encode(First{1, {}});
+  CHECK(decode<First>(end)->bytes.empty());
   Bytes many(kMaxFirst + 1);
   CHECK_FALSE(decode<First>(encode(First{1, many})));
   CHECK_FALSE(decode<Ready>(encode(Ready{1, 65536})));

@@ -36,6 +36,9 @@ class BrokerClient::Flow final : public net::FlowHandle {
   }
 
   void ended(const net::FlowTotals& totals) override { totals_ = totals; }
+  void said_all() override {
+    if (*client_ != nullptr) (*client_)->send(wire::encode(wire::First{number_, {}}));
+  }
 
   // Each may drop this object.
   void connected() {

@@ -93,6 +93,9 @@ TEST_CASE("a flow is asked for, its first bytes are shown once each, and its con
   packet = fixture.heard();
   std::span<const std::byte> more = wire::decode<wire::First>(packet)->bytes;
   CHECK(std::string(reinterpret_cast<const char*>(more.data()), more.size()) == " and second");
+  flow->said_all();
+  packet = fixture.heard();
+  CHECK(wire::decode<wire::First>(packet)->bytes.empty());
   auto [stream, far] = socket_pair(SOCK_STREAM).value();
   fixture.say(wire::encode(wire::Ready{open.flow, 16}), stream.get());
   CHECK(seen.consumed == 16);

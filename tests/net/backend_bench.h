@@ -58,6 +58,7 @@ class FakeOpener final : public net::FlowOpener {
       if (owner_.on_bytes) owner_.on_bytes();
     }
     void ended(const net::FlowTotals& totals) override { owner_.ended.push_back(totals); }
+    void said_all() override { owner_.ends++; }
 
    private:
     Asked& owner_;
@@ -68,6 +69,7 @@ class FakeOpener final : public net::FlowOpener {
     Handle* handle = nullptr;  // null: dropped
     std::string seen;          // by classify()
     int times = 0;
+    int ends = 0;  // calls of said_all()
     std::function<void()> on_bytes;
     std::vector<net::FlowTotals> ended;  // one, in the end
     Fd far;                              // the test's end of the stream
