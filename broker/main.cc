@@ -44,7 +44,8 @@ Result<void> serve(Fd control) {
   policy::Policy policy = TRY(read_policy(configuration.policy));
   Floor floor = TRY(Floor::create(configuration.opened));
   std::unique_ptr<Loop> loop = TRY(Loop::create());
-  std::unique_ptr<Resolver> resolver = TRY(make_dns_resolver(*loop, configuration.servers));
+  std::unique_ptr<Resolver> resolver =
+      TRY(make_dns_resolver(*loop, configuration.servers, configuration.ipv6));
   std::optional<event_log::EventLog> log;
   if (configuration.log)
     log = TRY(event_log::EventLog::open(std::move(configuration.log), configuration.log_limit));

@@ -4,6 +4,8 @@
 #include <netdb.h>
 #include <netinet/in.h>
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -35,7 +37,7 @@ class DnsQuestion final : public Question {
 
 class DnsResolver final : public Resolver {
  public:
-  explicit DnsResolver(Loop& loop) : loop_(loop) {}
+  DnsResolver(Loop& loop, bool ipv6) : loop_(loop), family_(ipv6 ? AF_UNSPEC : AF_INET) {}
   ~DnsResolver() override {
     is_ending_ = true;
     if (channel_ != nullptr) ::ares_destroy(channel_);
@@ -73,7 +75,7 @@ class DnsResolver final : public Resolver {
     // With a final dot: as it is, under no search domain.
     std::string rooted = name + ".";
     ares_addrinfo_hints hints{};
-    hints.ai_family = AF_INET;
+    hints.ai_family = family_;
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = ARES_AI_NOSORT;
     // Later, though c-ares may know the answer at once.
@@ -87,17 +89,35 @@ class DnsResolver final : public Resolver {
   }
 
  private:
+  // The versions by turns, 6 first (RFC 8305 section 4), each in the order of the answer.
+  static std::vector<IpAddress> in_order(const ares_addrinfo_node* node) {
+    std::vector<IpAddress> v4, v6, all;
+    for (; node != nullptr; node = node->ai_next) {
+      if (node->ai_family == AF_INET) {
+        sockaddr_in address;
+        std::memcpy(&address, node->ai_addr, sizeof address);
+        v4.push_back(IpAddress::v4(ntohl(address.sin_addr.s_addr)));
+      } else if (node->ai_family == AF_INET6) {
+        sockaddr_in6 address;
+        std::memcpy(&address, node->ai_addr, sizeof address);
+        std::array<uint8_t, 16> bytes;
+        std::memcpy(bytes.data(), &address.sin6_addr, bytes.size());
+        v6.push_back(IpAddress::v6(bytes));
+      }
+    }
+    for (size_t i = 0; i < std::max(v4.size(), v6.size()); i++) {
+      if (i < v6.size()) all.push_back(v6[i]);
+      if (i < v4.size()) all.push_back(v4[i]);
+    }
+    if (all.size() > kMaxAddresses) all.resize(kMaxAddresses);
+    return all;
+  }
+
   static void answered(void* given, int status, int, ares_addrinfo* found) {
     std::unique_ptr<std::shared_ptr<Pending>> pending(
         static_cast<std::shared_ptr<Pending>*>(given));
     std::vector<IpAddress> addresses;
-    if (status == ARES_SUCCESS && found != nullptr)
-      for (const ares_addrinfo_node* node = found->nodes; node != nullptr; node = node->ai_next) {
-        if (node->ai_family != AF_INET || addresses.size() == kMaxAddresses) continue;
-        sockaddr_in address;
-        std::memcpy(&address, node->ai_addr, sizeof address);
-        addresses.push_back(IpAddress::v4(ntohl(address.sin_addr.s_addr)));
-      }
+    if (status == ARES_SUCCESS && found != nullptr) addresses = in_order(found->nodes);
     if (found != nullptr) ::ares_freeaddrinfo(found);
     // It may drop the question in turn.
     if (auto done = std::exchange((*pending)->done, nullptr)) done(std::move(addresses));
@@ -136,6 +156,7 @@ class DnsResolver final : public Resolver {
   }
 
   Loop& loop_;
+  const int family_;
   ares_channel channel_ = nullptr;
   bool is_ending_ = false;
   std::map<int, Watch> watches_;
@@ -146,8 +167,9 @@ class DnsResolver final : public Resolver {
 }  // namespace
 
 Result<std::unique_ptr<Resolver>> make_dns_resolver(Loop& loop,
-                                                    const std::vector<std::string>& servers) {
-  auto resolver = std::make_unique<DnsResolver>(loop);
+                                                    const std::vector<std::string>& servers,
+                                                    bool ipv6) {
+  auto resolver = std::make_unique<DnsResolver>(loop, ipv6);
   TRY(resolver->open(servers));
   return std::unique_ptr<Resolver>(std::move(resolver));
 }

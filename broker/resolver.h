@@ -23,15 +23,16 @@ class Question {
 class Resolver {
  public:
   virtual ~Resolver() = default;
-  // Asks for the IPv4 addresses of a canonical name. `done` is called once, later, on the loop's
-  // thread, with none when the name has none or nobody answered.
+  // Asks for the addresses of a canonical name, in the order to try them in. `done` is called once,
+  // later, on the loop's thread, with none when the name has none or nobody answered.
   virtual std::unique_ptr<Question> resolve(const std::string& name,
                                             std::function<void(std::vector<IpAddress>)> done) = 0;
 };
 
-// With c-ares. `servers` are addresses, each with or without :port; empty: those of
-// /etc/resolv.conf now.
+// With c-ares, for addresses of version 4, and with `ipv6` of both. `servers` are addresses, each
+// with or without :port; empty: those of /etc/resolv.conf now.
 Result<std::unique_ptr<Resolver>> make_dns_resolver(Loop& loop,
-                                                    const std::vector<std::string>& servers);
+                                                    const std::vector<std::string>& servers,
+                                                    bool ipv6 = false);
 
 }  // namespace hutch::broker

@@ -143,6 +143,7 @@ void Run::start(ConsoleStreams& console) {
     broker = find_program(kBrokerProgram);
     network.size = sizeof network;
     network.allow_all = allows_all;
+    network.ipv6 = arguments_.ipv6;
     if (!allows_all) hosts = pointers(arguments_.allow_net);
     network.hosts = hosts.data();
     network.host_count = hosts.size();
@@ -154,8 +155,8 @@ void Run::start(ConsoleStreams& console) {
     network.dns_server_count = servers.size();
     network.broker_path = broker.c_str();
     if (!arguments_.network_log.empty()) {
-      network_log = value_or_throw(
-          open_file(arguments_.network_log, O_RDWR | O_APPEND | O_CREAT, 0600));
+      network_log =
+          value_or_throw(open_file(arguments_.network_log, O_RDWR | O_APPEND | O_CREAT, 0600));
       network.decision_log_fd = network_log.get();
     }
     options.network = &network;

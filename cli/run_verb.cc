@@ -99,6 +99,8 @@ void add_machine_options(CLI::App& verb, RunArguments& arguments) {
       ->type_name("BLOCK")
       ->expected(1)
       ->take_all();
+  verb.add_flag("--ipv6", arguments.ipv6,
+                "Let the machine reach hosts over IPv6, too; this host must have it");
   verb.add_option("--net-log", arguments.network_log,
                   "Append what the machine asks of its network, and what is decided, to this file; "
                   "see hutch net verify")
@@ -172,9 +174,10 @@ void add_command_options(CLI::App& verb, RunArguments& arguments) {
 void check(const RunArguments& arguments) {
   if (arguments.allow_net.empty() &&
       !(arguments.open_blocks.empty() && arguments.dns_servers.empty() &&
-        arguments.network_log.empty()))
+        arguments.network_log.empty() && !arguments.ipv6))
     throw CLI::ValidationError(
-        "--allow-net", "without it the machine has no network for --open-block, --dns or --net-log");
+        "--allow-net",
+        "without it the machine has no network for --open-block, --dns, --ipv6 or --net-log");
   if (!arguments.command.empty()) return;
   if (!arguments.console)
     throw CLI::ValidationError(

@@ -47,6 +47,7 @@ class Network {
         log_(std::move(log)) {
     options_.size = sizeof options_;
     options_.allow_all = policy.allows_all();
+    options_.ipv6 = config.ipv6;
     options_.hosts = fill(host_pointers_, patterns_);
     options_.host_count = patterns_.size();
     options_.opened_blocks = fill(block_pointers_, blocks_);

@@ -85,11 +85,11 @@ Result<std::optional<ShutdownKind>> run_guest() {
   Fd program = open_own_program();
   // The host answers while the file systems are mounted.
   Fd host = TRY(dial_host());
-  TRY(enter_root());
+  RootOptions options = TRY(enter_root());
   TRY(mount_system_folders());
   TRY(bring_loopback_up());
   // A guest without a network is better than none.
-  if (Result<void> up = bring_network_up(); !up) log_warning("{}", up.error().text());
+  if (Result<void> up = bring_network_up(options.ipv6); !up) log_warning("{}", up.error().text());
   TRY(protect_from_memory_killer());
   apply_settings();
   bool has_cgroups = ::access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0;

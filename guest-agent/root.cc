@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/sys.h"
+#include "protocol/guest_network.h"
 
 namespace hutch::agent {
 namespace {
@@ -73,6 +74,7 @@ RootOptions parse_command_line(std::string_view words) {
     std::string_view word = words.substr(0, end);
     words = end == std::string_view::npos ? std::string_view() : words.substr(end + 1);
     if (word.starts_with(kImage)) options.image = word.substr(kImage.size());
+    if (word == protocol::guest_network::kIpv6Word) options.ipv6 = true;
     if (word.starts_with(kLayer)) options.layer = word.substr(kLayer.size());
   }
   return options;
@@ -85,12 +87,12 @@ Result<void> mount_first_file_systems() {
   return mount_at("proc", "proc", "/proc", kDataOnly);
 }
 
-Result<void> enter_root() {
+Result<RootOptions> enter_root() {
   RootOptions options = parse_command_line(TRY(read_file("/proc/cmdline", 65536)));
   if (options.image.empty()) {
     if (!options.layer.empty())
       return fail("hutch.layer= without hutch.root=", "name the image that the layer lies on");
-    return {};
+    return options;
   }
   TRY(make_folder("/image"));
   TRY(make_folder("/layer"));
@@ -114,7 +116,7 @@ Result<void> enter_root() {
   if (::chdir("/merged") < 0) return fail_errno(errno, "entering the new root");
   TRY(move_mount_to(".", "/"));
   if (::chroot(".") < 0 || ::chdir("/") < 0) return fail_errno(errno, "changing the root");
-  return {};
+  return options;
 }
 
 Result<void> mount_system_folders() {

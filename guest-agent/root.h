@@ -13,16 +13,19 @@
 
 namespace hutch::agent {
 
+// What the kernel command line asks for.
 struct RootOptions {
   std::string image;  // block device, empty: none
   std::string layer;  // block device, empty: a tmpfs
+  bool ipv6 = false;  // the network device gets an address of it
 };
 RootOptions parse_command_line(std::string_view words);
 
 // /proc and /dev, which everything else needs. PID 1 in the initramfs only.
 Result<void> mount_first_file_systems();
-// Reads /proc/cmdline, makes the root file system and enters it. After mount_first_file_systems().
-Result<void> enter_root();
+// Reads /proc/cmdline, which it returns, makes the root file system and enters it. After
+// mount_first_file_systems().
+Result<RootOptions> enter_root();
 // /sys, /dev/pts, /run and the other file systems of a running system, /tmp, and the links in /dev.
 Result<void> mount_system_folders();
 

@@ -1,10 +1,12 @@
 #include "guest-agent/system.h"
 
 #include <fcntl.h>
-#include <linux/random.h>
 #include <net/if.h>
 #include <net/route.h>
 #include <netinet/in.h>
+// Behind the library's own.
+#include <linux/ipv6.h>
+#include <linux/random.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -77,6 +79,29 @@ Result<void> bring_up(const Fd& socket, const char* device) {
   return {};
 }
 
+// Nobody else is on the link: the address need not be looked for there first.
+Result<void> add_ipv6(const char* device) {
+  namespace numbers = protocol::guest_network;
+  TRY(write_setting(fmt::format("/proc/sys/net/ipv6/conf/{}/accept_dad", device).c_str(), "0"));
+  Fd socket(::socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!socket) return fail_errno(errno, "opening a socket");
+  int index = static_cast<int>(::if_nametoindex(device));
+  in6_ifreq address{};
+  std::memcpy(&address.ifr6_addr, numbers::kGuest6.data(), numbers::kGuest6.size());
+  address.ifr6_prefixlen = numbers::kPrefixLength6;
+  address.ifr6_ifindex = index;
+  if (::ioctl(socket.get(), SIOCSIFADDR, &address) < 0)
+    return fail_errno(errno, "setting the IPv6 address of the network device");
+  in6_rtmsg route{};
+  std::memcpy(&route.rtmsg_gateway, numbers::kGateway6.data(), numbers::kGateway6.size());
+  route.rtmsg_flags = RTF_UP | RTF_GATEWAY;
+  route.rtmsg_metric = 1;
+  route.rtmsg_ifindex = index;
+  if (::ioctl(socket.get(), SIOCADDRT, &route) < 0)
+    return fail_errno(errno, "setting the default route of IPv6");
+  return {};
+}
+
 Result<void> set_clock(uint64_t realtime_ns) {
   timespec now{};
   now.tv_sec = static_cast<time_t>(realtime_ns / 1'000'000'000);
@@ -108,7 +133,7 @@ Result<void> bring_loopback_up() {
   return bring_up(socket, "lo");
 }
 
-Result<void> bring_network_up() {
+Result<void> bring_network_up(bool ipv6) {
   namespace numbers = protocol::guest_network;
   constexpr const char* kDevice = "eth0";
   if (::if_nametoindex(kDevice) == 0) return {};
@@ -128,7 +153,7 @@ Result<void> bring_network_up() {
   route.rt_flags = RTF_UP | RTF_GATEWAY;
   if (::ioctl(socket.get(), SIOCADDRT, &route) < 0)
     return fail_errno(errno, "setting the default route");
-  return {};
+  return ipv6 ? add_ipv6(kDevice) : Result<void>();
 }
 
 void apply_settings() {

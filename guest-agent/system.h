@@ -11,7 +11,7 @@ namespace hutch::agent {
 Result<void> bring_loopback_up();
 // Gives the network device its address and the way out (protocol/guest_network.h); nothing without
 // one.
-Result<void> bring_network_up();
+Result<void> bring_network_up(bool ipv6);
 // Kernel settings (/proc/sys, /sys/kernel) and resource limits that programs of a development
 // machine expect. One that the kernel does not have is passed over.
 void apply_settings();

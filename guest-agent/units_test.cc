@@ -132,6 +132,8 @@ TEST_CASE("the kernel command line names the devices") {
   CHECK(options.layer.empty());
   CHECK(parse_command_line("hutch.root=/dev/vda").image == "/dev/vda");
   CHECK(parse_command_line("").image.empty());
+  CHECK_FALSE(parse_command_line("hutch.ipv6x").ipv6);
+  CHECK(parse_command_line("quiet hutch.ipv6").ipv6);
 }
 
 TEST_CASE("control groups are made, asked for memory kills and removed when empty") {

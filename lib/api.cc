@@ -152,6 +152,7 @@ int read_network(const hutch_network* given, hutch::lib::NetworkOptions* out, hu
   if (code == HUTCH_OK)
     code = read_list(options.dns_servers, options.dns_server_count, &out->servers, error);
   if (code != HUTCH_OK) return code;
+  out->ipv6 = options.ipv6 != 0;
   out->broker_path = text(options.broker_path);
   out->log_limit = options.decision_log_limit != 0 ? options.decision_log_limit : kDefaultLogLimit;
   if (options.decision_log_fd > 0) {

@@ -27,6 +27,7 @@ Result<std::unique_ptr<BrokerProcess>> BrokerProcess::start(NetworkOptions optio
   wire::Configure configure;
   configure.policy = std::move(options.policy);
   configure.opened = std::move(options.opened);
+  configure.ipv6 = options.ipv6;
   configure.servers = std::move(options.servers);
   configure.log = std::move(options.log);
   configure.log_limit = options.log_limit;

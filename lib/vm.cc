@@ -14,6 +14,7 @@
 #include <cstring>
 
 #include "base/sys.h"
+#include "protocol/guest_network.h"
 
 namespace hutch::lib {
 
@@ -108,6 +109,8 @@ Result<void> Vm::launch() {
   TRY(poller_.watch(control_.get(), EPOLLIN, kControlTag));
   TRY(poller_.watch(child_.process.get(), EPOLLIN, kProcessTag));
 
+  if (options_.network && options_.network->ipv6)
+    options_.command_line += std::string(" ") + protocol::guest_network::kIpv6Word;
   protocol::vmm::Start start;
   start.cpus = options_.cpus;
   start.memory = options_.memory;
@@ -146,6 +149,7 @@ Result<protocol::vmm::Network> Vm::launch_broker() {
   auto [vmm, broker] = TRY(socket_pair(SOCK_SEQPACKET));
   protocol::vmm::Network result;
   result.policy = {network.policy.allows_all, network.policy.patterns};
+  result.ipv6 = network.ipv6;
   result.broker = std::move(vmm);
   broker_ = TRY(BrokerProcess::start(std::move(network), std::move(broker), options_.log,
                                      options_.end_with_thread));

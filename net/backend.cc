@@ -7,7 +7,8 @@ namespace hutch::net {
 namespace {
 
 constexpr uint16_t kDnsPort = 53;
-constexpr size_t kMaxDatagram = kMtu - sizeof(wire::Ipv4) - sizeof(wire::Udp);
+// Of either version.
+constexpr size_t kMaxDatagram = kMtu - sizeof(wire::Ipv6) - sizeof(wire::Udp);
 constexpr IpAddress kUnspecified = IpAddress::v4(0);
 constexpr IpAddress kBroadcast = IpAddress::v4(0xffffffff);
 
@@ -19,10 +20,29 @@ bool is_unicast(const IpAddress& address) {
   return value >> 24 != 0 && value >> 28 < 0xe && !is_link_broadcast && address != kGuestAddress;
 }
 
+bool is_link_local(const IpAddress& address) {
+  return address.bytes()[0] == 0xfe && (address.bytes()[1] & 0xc0) == 0x80;
+}
+
+// The same of version 6: what can be somewhere behind the gateway, or is the gateway.
+bool is_unicast6(const IpAddress& address) {
+  constexpr IpAddress kNone = IpAddress::v6({});
+  constexpr IpAddress kLoopback = IpAddress::v6({0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1});
+  return address.bytes()[0] != 0xff && !is_link_local(address) && address != kNone &&
+         address != kLoopback && address != kGuestAddress6;
+}
+
+// RFC 2464 section 7.
+bool is_multicast6(const MacAddress& mac) {
+  return mac[0] == 0x33 && mac[1] == 0x33;
+}
+
 }  // namespace
 
-Backend::Backend(Loop& loop, FrameSender& device, const Deciders& deciders, TcpOptions options)
+Backend::Backend(Loop& loop, FrameSender& device, const Deciders& deciders, TcpOptions options,
+                 bool ipv6)
     : clock_(options.clock ? options.clock : monotonic_ns),
+      ipv6_(ipv6),
       link_(device, counters_),
       dns_(deciders.dns),
       icmp_(link_, counters_),
@@ -37,7 +57,7 @@ void Backend::on_frame(std::span<const std::byte> frame, const FrameOffload& off
   } else if (ethernet->source != kGuestMac) {
     counters_.drop(Drop::kSourceMac);
   } else if (ethernet->type == wire::kTypeIpv6) {
-    counters_.drop(Drop::kIpv6);
+    on_ipv6(*ethernet, offload);
   } else if (ethernet->destination != kGatewayMac && ethernet->destination != kBroadcastMac) {
     counters_.drop(Drop::kDestinationMac);
   } else if (ethernet->type == wire::kTypeArp) {
@@ -125,6 +145,46 @@ void Backend::on_ipv4(const EthernetFrame& frame, const FrameOffload& offload) {
   }
 }
 
+void Backend::on_ipv6(const EthernetFrame& frame, const FrameOffload& offload) {
+  if (!ipv6_) {
+    counters_.drop(Drop::kIpv6);
+    return;
+  }
+  const Parsed<IpPacket> packet = parse_ipv6(frame);
+  if (!packet) {
+    counters_.drop(packet.error());
+    return;
+  }
+  auto parse = [&](auto parser, auto use) {
+    const auto parsed = parser(*packet, offload);
+    if (parsed) {
+      use(*parsed);
+    } else {
+      counters_.drop(parsed.error());
+    }
+  };
+  const bool is_icmp = packet->protocol == wire::kProtocolIcmp6;
+  const bool is_to_gateway = frame.destination == kGatewayMac;
+  // Only the question for its MAC address comes by multicast, and may come from a link-local
+  // address.
+  if (!is_to_gateway && !(is_icmp && is_multicast6(frame.destination))) {
+    counters_.drop(Drop::kDestinationMac);
+  } else if (packet->source != kGuestAddress6 && !(is_icmp && is_link_local(packet->source))) {
+    counters_.drop(Drop::kIpSource);
+  } else if (is_icmp) {
+    parse(parse_icmp,
+          [&](const IcmpMessage& message) { icmp_.on_message6(*packet, message, clock_()); });
+  } else if (!is_unicast6(packet->destination)) {
+    counters_.drop(Drop::kIpDestination);
+  } else if (packet->protocol == wire::kProtocolTcp) {
+    parse(parse_tcp, [&](const TcpPacket& tcp) { tcp_.on_segment(packet->destination, tcp); });
+  } else if (packet->protocol == wire::kProtocolUdp) {
+    parse(parse_udp, [&](const UdpPacket& udp) { on_udp(*packet, udp); });
+  } else {
+    counters_.drop(Drop::kIpProtocol);
+  }
+}
+
 void Backend::on_udp(const IpPacket& packet, const UdpPacket& datagram) {
   if (datagram.destination_port == kDnsPort && datagram.source_port != 0) {
     on_dns(packet, datagram);
@@ -149,7 +209,7 @@ void Backend::on_dns(const IpPacket& packet, const UdpPacket& datagram) {
   const auto answer = dns_.answer(datagram.payload, kMaxDatagram);
   if (!answer || answer->size() > kMaxDatagram) {
     counters_.drop(Drop::kDns);
-  } else if (!link_.send_udp(packet.destination, kDnsPort, kGuestAddress, datagram.source_port,
+  } else if (!link_.send_udp(packet.destination, kDnsPort, packet.source, datagram.source_port,
                              *answer)) {
     counters_.drop(Drop::kNoRoom);
   }

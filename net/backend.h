@@ -30,8 +30,10 @@ class Backend final : public FrameReceiver {
     DnsResponder& dns;
   };
 
-  // Loop and device must outlive it.
-  Backend(Loop& loop, FrameSender& device, const Deciders& deciders, TcpOptions options = {});
+  // Loop and device must outlive it. `ipv6`: the guest has an address of version 6, too; else
+  // nothing of that version passes.
+  Backend(Loop& loop, FrameSender& device, const Deciders& deciders, TcpOptions options = {},
+          bool ipv6 = false);
 
   void on_frame(std::span<const std::byte> frame, const FrameOffload& offload) override;
   void on_batch_end() override;
@@ -49,11 +51,13 @@ class Backend final : public FrameReceiver {
  private:
   void on_arp(const EthernetFrame& frame);
   void on_ipv4(const EthernetFrame& frame, const FrameOffload& offload);
+  void on_ipv6(const EthernetFrame& frame, const FrameOffload& offload);
   void on_udp(const IpPacket& packet, const UdpPacket& datagram);
   void on_dhcp(const UdpPacket& datagram);
   void on_dns(const IpPacket& packet, const UdpPacket& datagram);
 
   const std::function<uint64_t()> clock_;
+  const bool ipv6_;
   Counters counters_;
   Link link_;
   DnsResponder& dns_;

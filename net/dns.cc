@@ -4,6 +4,7 @@
 #include <string>
 
 #include "policy/host_name.h"
+#include "protocol/guest_network.h"
 
 namespace hutch::net {
 namespace {
@@ -20,6 +21,7 @@ constexpr uint8_t kNotImplemented = 4;
 constexpr uint8_t kBadVersion = 16;
 
 constexpr uint16_t kTypeA = 1;
+constexpr uint16_t kTypeAaaa = 28;  // RFC 3596
 constexpr uint16_t kTypeOpt = 41;
 constexpr uint16_t kClassInternet = 1;
 constexpr uint16_t kOptionError = 15;    // RFC 8914
@@ -174,8 +176,13 @@ std::vector<std::byte> write_answer(const Query& query, uint8_t code,
   writer.bytes(query.question);
   if (address) {
     // The name is the question's, which stands behind the header.
-    writer.u16(0xc000 | kHeader).u16(kTypeA).u16(kClassInternet).u32(Dns::kTimeToLive);
-    writer.u16(4).u32(*address);
+    writer.u16(0xc000 | kHeader).u16(query.type).u16(kClassInternet).u32(Dns::kTimeToLive);
+    if (query.type == kTypeA) {
+      writer.u16(4).u32(*address);
+    } else {
+      const auto names = std::as_bytes(std::span(protocol::guest_network::kNames6));
+      writer.u16(16).bytes(names.first(12)).u32(*address);
+    }
   }
   if (query.has_opt) {
     bool blocked = code == kNoSuchName;
@@ -189,8 +196,8 @@ std::vector<std::byte> write_answer(const Query& query, uint8_t code,
 }  // namespace
 
 Dns::Dns(const policy::Policy& policy, NameTable& table,
-         std::function<void(const std::string& name)> not_there)
-    : policy_(policy), table_(table), not_there_(std::move(not_there)) {}
+         std::function<void(const std::string& name)> not_there, bool ipv6)
+    : policy_(policy), table_(table), not_there_(std::move(not_there)), ipv6_(ipv6) {}
 
 std::vector<std::byte> Dns::answer(std::span<const std::byte> message, uint64_t now_ns) {
   std::optional<Query> query = read_query(message);
@@ -203,7 +210,7 @@ std::vector<std::byte> Dns::answer(std::span<const std::byte> message, uint64_t 
     if (name && not_there_) not_there_(*name);
     return write_answer(*query, kNoSuchName, std::nullopt);
   }
-  if (query->type != kTypeA) {
+  if (query->type != kTypeA && !(ipv6_ && query->type == kTypeAaaa)) {
     counters_.no_data++;
     return write_answer(*query, 0, std::nullopt);
   }

@@ -32,9 +32,10 @@ class Dns {
   static constexpr uint64_t kNewNamesPerSecond = 10;
 
   // Policy and table outlive it; the policy may change under it. `not_there` is called with each
-  // canonical name that was looked up and that the policy does not know.
+  // canonical name that was looked up and that the policy does not know. With `ipv6`, names have
+  // an address of version 6, too (protocol/guest_network.h).
   Dns(const policy::Policy& policy, NameTable& table,
-      std::function<void(const std::string& name)> not_there = {});
+      std::function<void(const std::string& name)> not_there = {}, bool ipv6 = false);
 
   // The answer to a message that the guest sent to any server (guest-controlled), without the
   // length that TCP puts before it; at most 512 bytes. Empty: it deserves none.
@@ -46,6 +47,7 @@ class Dns {
   NameTable& table_;
   TokenBucket new_names_{kNewNamesBurst, kNewNamesPerSecond};
   std::function<void(const std::string&)> not_there_;
+  const bool ipv6_;
   Counters counters_;
 };
 

@@ -1,5 +1,6 @@
 // Icmp: the gateway answers pings to itself, and says where nothing goes (RFC 792, RFC 1812
-// section 5.2.7.1). Limited in rate; nothing of the guest's payload goes anywhere but back to it.
+// section 5.2.7.1, and of version 6 RFC 4443), and, over IPv6, where it is itself (RFC 4861).
+// Limited in rate; nothing of the guest's payload goes anywhere but back to it.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +22,8 @@ class Icmp {
 
   // A message of the guest; `packet` holds it.
   void on_message(const IpPacket& packet, const IcmpMessage& message, uint64_t now_ns);
+  // A message of version 6, of the guest or its link-local address.
+  void on_message6(const IpPacket& packet, const IcmpMessage& message, uint64_t now_ns);
   // Tells the guest that its packet is not let through.
   void refuse(const IpPacket& packet, uint64_t now_ns);
 

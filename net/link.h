@@ -30,21 +30,22 @@ class Link {
   Link(FrameSender& device, Counters& counters) : device_(device), counters_(counters) {}
 
   // The payload that one frame of a flow may have, cut by the device into `segment_size` bytes.
-  size_t max_tcp_payload(uint16_t segment_size) const;
+  size_t max_tcp_payload(const FlowKey& key, uint16_t segment_size) const;
   bool send_tcp(const FlowKey& key, const TcpSegment& segment, uint16_t segment_size);
   bool send_udp(const IpAddress& source, uint16_t source_port, const IpAddress& destination,
                 uint16_t destination_port, std::span<const std::byte> payload);
-  // From the gateway. `rest` is the second word of the header.
-  bool send_icmp(uint8_t type, uint8_t code, uint32_t rest, std::span<const std::byte> payload);
+  // From the gateway, of the destination's version. `rest` is the second word of the header.
+  bool send_icmp(const IpAddress& destination, uint8_t type, uint8_t code, uint32_t rest,
+                 std::span<const std::byte> payload);
   // The answer to an ARP request for the gateway's address.
   bool send_arp_reply(const ArpMessage& request);
+  // The answer to whoever of the guest's addresses asks where the gateway is (RFC 4861).
+  bool send_neighbor_advertisement(const IpAddress& destination);
   // The guest is told of what was sent.
   void flush();
 
  private:
   bool send(std::span<const std::span<const std::byte>> pieces, const FrameOffload& offload = {});
-  wire::Ipv4 ipv4_header(const IpAddress& source, const IpAddress& destination, uint8_t protocol,
-                         size_t payload);
 
   FrameSender& device_;
   Counters& counters_;

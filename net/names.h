@@ -20,8 +20,9 @@ class Names final : public NameLookup, public LiteralPolicy, public DnsResponder
   // to an address that was refused; what it is told of is guest-controlled.
   using Denied = std::function<void(const FlowTarget& target)>;
 
-  explicit Names(policy::Policy policy, Denied denied = {})
-      : policy_(std::move(policy)), denied_(std::move(denied)) {}
+  // With `ipv6`, names have an address of version 6, too.
+  explicit Names(policy::Policy policy, Denied denied = {}, bool ipv6 = false)
+      : policy_(std::move(policy)), denied_(std::move(denied)), ipv6_(ipv6) {}
 
   // From now on this is the policy. Names that it does not know are none any more; flows that it
   // does not allow are the caller's to cut (allows()).
@@ -44,10 +45,13 @@ class Names final : public NameLookup, public LiteralPolicy, public DnsResponder
 
   policy::Policy policy_;
   Denied denied_;
+  bool ipv6_;
   NameTable table_;
-  Dns dns_{policy_, table_, [this](const std::string& name) {
+  Dns dns_{policy_, table_,
+           [this](const std::string& name) {
              if (denied_) denied_({name, {}, 0});
-           }};
+           },
+           ipv6_};
 };
 
 }  // namespace hutch::net

@@ -24,6 +24,8 @@ inline constexpr IpAddress kGuestAddress = IpAddress::v4(protocol::guest_network
 inline constexpr IpAddress kGatewayAddress = IpAddress::v4(protocol::guest_network::kGateway);
 inline constexpr IpAddress kNetmask = IpAddress::v4(protocol::guest_network::kNetmask);
 inline constexpr uint8_t kPrefixLength = 24;
+inline constexpr IpAddress kGuestAddress6 = IpAddress::v6(protocol::guest_network::kGuest6);
+inline constexpr IpAddress kGatewayAddress6 = IpAddress::v6(protocol::guest_network::kGateway6);
 // DNS is the gateway's too.
 inline constexpr IpAddress kDnsAddress = kGatewayAddress;
 

@@ -107,6 +107,27 @@ Parsed<IpPacket> parse_ipv4(const EthernetFrame& frame) {
   return IpPacket{.source = IpAddress::v4(header->source),
                   .destination = IpAddress::v4(header->destination),
                   .protocol = header->protocol,
+                  .hop_limit = header->time_to_live,
+                  .whole = frame.payload.first(total),
+                  .payload = frame.payload.subspan(sizeof *header, total - sizeof *header),
+                  .payload_offset = sizeof(wire::Ethernet) + sizeof *header};
+}
+
+Parsed<IpPacket> parse_ipv6(const EthernetFrame& frame) {
+  constexpr uint32_t kVersion = 6;
+  const auto header = front<wire::Ipv6>(frame.payload);
+  if (!header || uint32_t{header->version_class_flow} >> 28 != kVersion || header->hop_limit == 0)
+    return drop(Drop::kIpHeader);
+  const size_t total = sizeof *header + header->payload_length;
+  const bool may_be_padded = frame.payload.size() + sizeof(wire::Ethernet) <= kMinEthernet;
+  if (header->payload_length == 0 || total > frame.payload.size() ||
+      (total < frame.payload.size() && !may_be_padded))
+    return drop(Drop::kIpLength);
+  if (header->next_header == wire::kProtocolFragment) return drop(Drop::kIpFragment);
+  return IpPacket{.source = IpAddress::v6(header->source),
+                  .destination = IpAddress::v6(header->destination),
+                  .protocol = header->next_header,
+                  .hop_limit = header->hop_limit,
                   .whole = frame.payload.first(total),
                   .payload = frame.payload.subspan(sizeof *header, total - sizeof *header),
                   .payload_offset = sizeof(wire::Ethernet) + sizeof *header};
@@ -160,7 +181,13 @@ Parsed<IcmpMessage> parse_icmp(const IpPacket& packet, const FrameOffload& offlo
   if (offload.needs_checksum || offload.segmentation != FrameOffload::Segmentation::kNone)
     return drop(Drop::kOffload);
   const auto header = front<wire::Icmp>(packet.payload);
-  if (!header || Checksum().add(packet.payload).value() != 0) return drop(Drop::kIcmpHeader);
+  // Version 6 has the addresses in its sum (RFC 4443 section 2.3).
+  const uint16_t pseudo = packet.source.is_v4()
+                              ? uint16_t{0}
+                              : pseudo_header_sum(packet.source, packet.destination,
+                                                  packet.protocol, packet.payload.size());
+  if (!header || Checksum().add_object(pseudo).add(packet.payload).value() != 0)
+    return drop(Drop::kIcmpHeader);
   return IcmpMessage{.type = header->type,
                      .code = header->code,
                      .rest = header->rest,

@@ -1,7 +1,9 @@
 // Packets: what a frame of the guest says, as values. Ethernet II, ARP (RFC 826), IPv4 (RFC 791),
-// TCP (RFC 9293), UDP (RFC 768), ICMP (RFC 792).
+// IPv6 (RFC
+// 8200), TCP (RFC 9293), UDP (RFC 768), ICMP (RFC 792, RFC 4443).
 //
 // Strict: what a parser here lets through has one meaning only. No fragments, no IP options, no
+// extension headers, no
 // frame that is longer or shorter than the packet in it (but Ethernet's padding), no wrong
 // checksum, unless the frame's FrameOffload leaves that one open.
 #pragma once
@@ -30,12 +32,20 @@ inline constexpr uint16_t kTypeIpv6 = 0x86dd;
 inline constexpr uint8_t kProtocolIcmp = 1;
 inline constexpr uint8_t kProtocolTcp = 6;
 inline constexpr uint8_t kProtocolUdp = 17;
+inline constexpr uint8_t kProtocolFragment = 44;
+inline constexpr uint8_t kProtocolIcmp6 = 58;
 inline constexpr uint16_t kArpRequest = 1;
 inline constexpr uint16_t kArpReply = 2;
 inline constexpr uint8_t kIcmpEchoReply = 0;
 inline constexpr uint8_t kIcmpUnreachable = 3;
 inline constexpr uint8_t kIcmpEchoRequest = 8;
 inline constexpr uint8_t kIcmpCodeProhibited = 13;
+inline constexpr uint8_t kIcmp6Unreachable = 1;
+inline constexpr uint8_t kIcmp6CodeProhibited = 1;
+inline constexpr uint8_t kIcmp6EchoRequest = 128;
+inline constexpr uint8_t kIcmp6EchoReply = 129;
+inline constexpr uint8_t kNeighborSolicitation = 135;
+inline constexpr uint8_t kNeighborAdvertisement = 136;
 
 struct Ethernet {
   MacAddress destination;
@@ -70,6 +80,16 @@ struct Ipv4 {
   be32 destination;
 };
 static_assert(sizeof(Ipv4) == 20);
+
+struct Ipv6 {
+  be32 version_class_flow;
+  be16 payload_length;
+  uint8_t next_header;
+  uint8_t hop_limit;
+  std::array<uint8_t, 16> source;
+  std::array<uint8_t, 16> destination;
+};
+static_assert(sizeof(Ipv6) == 40);
 
 struct Tcp {
   be16 source_port;
@@ -128,11 +148,13 @@ struct IpPacket {
   IpAddress source;
   IpAddress destination;
   uint8_t protocol = 0;
+  uint8_t hop_limit = 0;
   std::span<const std::byte> whole;    // header and payload
   std::span<const std::byte> payload;  // its last bytes
   size_t payload_offset = 0;           // in the frame
 };
 Parsed<IpPacket> parse_ipv4(const EthernetFrame& frame);
+Parsed<IpPacket> parse_ipv6(const EthernetFrame& frame);
 
 struct TcpPacket {
   uint16_t source_port = 0;

@@ -18,7 +18,6 @@ namespace hutch::net {
 namespace {
 
 constexpr uint16_t kDnsPort = 53;
-constexpr uint16_t kMss = kMtu - sizeof(wire::Ipv4) - sizeof(wire::Tcp);
 
 // Numbers from the kernel, fetched some at a time.
 class KernelRandom {
@@ -52,6 +51,11 @@ uint64_t seed(const TcpOptions& options) {
   return high << 32 | options.random_number();
 }
 
+uint16_t mss_of(const FlowKey& key) {
+  const size_t ip = key.far.is_v4() ? sizeof(wire::Ipv4) : sizeof(wire::Ipv6);
+  return static_cast<uint16_t>(kMtu - ip - sizeof(wire::Tcp));
+}
+
 // Flags that no kernel sends, and that leave open what is meant.
 bool are_nonsense(const TcpSegment& segment) {
   const uint8_t flags = segment.flags & (tcp::kFin | tcp::kSyn | tcp::kRst | tcp::kAck);
@@ -66,7 +70,7 @@ class TcpService::Sender final : public SegmentSender {
  public:
   Sender(TcpService& service, const FlowKey& key) : service_(service), key_(key) {}
   size_t max_payload(uint16_t segment_size) const override {
-    return service_.link_.max_tcp_payload(segment_size);
+    return service_.link_.max_tcp_payload(key_, segment_size);
   }
   bool send(const TcpSegment& segment, uint16_t segment_size) override {
     if (service_.has_room_)
@@ -133,8 +137,9 @@ void TcpService::open(const FlowKey& key, const TcpPacket& packet) {
   if (name) target.name = std::move(*name);
   // DNS to a literal address is answered here, whoever was asked: nothing of it leaves.
   const bool is_dns = !name && key.far_port == kDnsPort;
-  const bool is_allowed =
-      is_dns || name || (key.far != kGatewayAddress && literals_.allows(key.far, key.far_port));
+  const bool is_allowed = is_dns || name ||
+                          (key.far != kGatewayAddress && key.far != kGatewayAddress6 &&
+                           literals_.allows(key.far, key.far_port));
   if (!is_allowed) {
     counters_.drop(Drop::kTcpNoName);
     answer_with_reset(key, packet.segment);
@@ -156,7 +161,7 @@ void TcpService::open(const FlowKey& key, const TcpPacket& packet) {
   Flow& flow = table_.add(std::make_unique<Flow>(
       key, std::move(target), packet.segment,
       TcpFlow::Parameters{
-          .initial_sequence = options_.random_number(), .mss = kMss, .now_ns = now_ns},
+          .initial_sequence = options_.random_number(), .mss = mss_of(key), .now_ns = now_ns},
       budget_));
   if (is_dns) {
     flow.is_local = true;
@@ -196,7 +201,7 @@ void TcpService::answer_with_reset(const FlowKey& key, const TcpSegment& segment
     reset.flags |= tcp::kAck;
     reset.acknowledgement = segment.sequence + segment.length();
   }
-  if (!link_.send_tcp(key, reset, kMss)) counters_.drop(Drop::kNoRoom);
+  if (!link_.send_tcp(key, reset, mss_of(key))) counters_.drop(Drop::kNoRoom);
 }
 
 // --- From the far side -------------------------------------------------------------------------

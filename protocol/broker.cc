@@ -93,6 +93,7 @@ std::vector<std::byte> encode(const Configure& message) {
       .u8(message.policy.allows_all)
       .strings(message.policy.patterns)
       .strings(message.opened)
+      .u8(message.ipv6)
       .strings(message.servers)
       .u8(message.log.is_open())
       .u64(message.log_limit)
@@ -205,6 +206,7 @@ Result<Configure> decode_configure(std::span<const std::byte> bytes, std::vector
   message.policy.allows_all = in.u8() != 0;
   message.policy.patterns = in.strings();
   message.opened = in.strings();
+  message.ipv6 = in.u8() != 0;
   message.servers = in.strings();
   bool has_log = in.u8() != 0;
   message.log_limit = in.u64();

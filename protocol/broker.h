@@ -105,6 +105,7 @@ struct Policy {
 struct Configure {
   Policy policy;
   std::vector<std::string> opened;   // blocks below the floor that the operator opens
+  bool ipv6 = false;                 // names may lead to addresses of version 6, too
   std::vector<std::string> servers;  // DNS servers, with or without :port; none: the host's
   Fd vmm;                            // SOCK_SEQPACKET
   Fd log;                            // the event log, open for reading and appending; optional

@@ -68,6 +68,7 @@ TEST_CASE("what a launcher says is read as it was written") {
   Configure configure;
   configure.policy.patterns = {"a.test"};
   configure.opened = {"10.0.0.0/8"};
+  configure.ipv6 = true;
   configure.servers = {"127.0.0.1:53"};
   configure.log_limit = uint64_t{1} << 33;
   for (bool has_log : {false, true}) {
@@ -85,6 +86,7 @@ TEST_CASE("what a launcher says is read as it was written") {
     CHECK(read.policy.patterns == configure.policy.patterns);
     CHECK_FALSE(read.policy.allows_all);
     CHECK(read.opened == configure.opened);
+    CHECK(read.ipv6);
     CHECK(read.servers == configure.servers);
     CHECK(read.vmm.is_open());
     CHECK(read.log.is_open() == has_log);

@@ -12,6 +12,7 @@ enum StartFlag : uint8_t {
   kHasConsoleOutput = 8,
   kHasConsoleInput = 16,
   kHasNetwork = 32,
+  kHasIpv6 = 64,
 };
 
 constexpr size_t kMaxCounters = 4096;
@@ -88,6 +89,7 @@ Packet encode(const Start& message) {
   };
   if (message.pit) flags |= kHasPit;
   if (message.network) flags |= kHasNetwork;
+  if (message.network && message.network->ipv6) flags |= kHasIpv6;
   optional(message.initramfs, kHasInitramfs);
   optional(message.agent, kHasAgent);
   optional(message.console_output, kHasConsoleOutput);
@@ -134,7 +136,10 @@ Result<Start> decode_start(std::span<const std::byte> bytes, std::vector<Fd> fds
     if (disk.id.size() > 20) return fail(fmt::format("disk id \"{}\" is over 20 bytes", disk.id));
     message.disks.push_back(std::move(disk));
   }
-  if (flags & kHasNetwork) message.network.emplace().policy = decode_policy_fields(in);
+  if (flags & kHasNetwork) {
+    message.network.emplace().policy = decode_policy_fields(in);
+    message.network->ipv6 = (flags & kHasIpv6) != 0;
+  }
   TRY(in.finish("Start"));
 
   if (message.cpus < 1 || message.cpus > kMaxCpus)

@@ -70,7 +70,8 @@ struct Policy {
 // The guest's network device.
 struct Network {
   Policy policy;
-  Fd broker;  // SOCK_SEQPACKET, protocol/broker.h
+  bool ipv6 = false;  // the guest has an address of version 6, too
+  Fd broker;          // SOCK_SEQPACKET, protocol/broker.h
 };
 
 struct Start {

@@ -34,6 +34,8 @@ constexpr std::array kKeys = {
               "sandbox may reach; without it only those of the open Internet"},
     ConfigKey{"dns_servers", &Config::dns_servers, kNone, kNone, "ADDRESS,...",
               "DNS servers to ask instead of the host's, each with or without :port"},
+    ConfigKey{"ipv6", &Config::ipv6, kNone, kNone, "",
+              "Let sandboxes reach hosts over IPv6, too; this host must have it"},
     ConfigKey{"network_log_mb", &Config::network_log_mb, 1, 1 << 20, "MIB",
               "Longest log of what a sandbox asked of its network; at its end that network ends"},
     ConfigKey{"cpus", &Config::cpus, 1, 16, "N", "CPUs of a sandbox"},

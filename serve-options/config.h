@@ -26,6 +26,7 @@ struct Config {
   std::string default_egress = "none";
   std::string open_blocks;  // with commas between
   std::string dns_servers;
+  bool ipv6 = false;
   int64_t network_log_mb = 64;
   int64_t cpus = 2;
   int64_t memory_default_mb = 1280;

@@ -179,7 +179,8 @@ NetworkVerbs add_network(CLI::App& parent) {
       "\nremoved or put in. The log stays when the sandbox has ended.");
   verbs.verify = verbs.net->add_subcommand("verify", "Check that nothing was changed in a log");
   add_common(*verbs.verify, "As JSON");
-  verbs.verify->add_option("ID|FILE", arguments.id, "The id of a sandbox, or the file of a log")->required();
+  verbs.verify->add_option("ID|FILE", arguments.id, "The id of a sandbox, or the file of a log")
+      ->required();
   verbs.verify->footer("Example:\n  hutch net verify sbx_loc_...");
   return verbs;
 }

@@ -18,25 +18,28 @@ Result<policy::Policy> read_policy(const protocol::vmm::Policy& given) {
 Result<std::unique_ptr<GuestNetwork>> GuestNetwork::start(protocol::vmm::Network network) {
   policy::Policy policy = TRY(read_policy(network.policy));
   std::unique_ptr<LoopThread> thread = TRY(LoopThread::start(ThreadKind::kNetwork));
-  std::unique_ptr<GuestNetwork> self(
-      new GuestNetwork(std::move(thread), std::move(policy), std::move(network.broker)));
+  std::unique_ptr<GuestNetwork> self(new GuestNetwork(std::move(thread), std::move(policy),
+                                                      network.ipv6, std::move(network.broker)));
   Result<void> started;
   self->thread_->loop().run_on_loop([&] { started = self->broker_->start(); });
   if (!started) return tl::unexpected(std::move(started).error());
   return self;
 }
 
-GuestNetwork::GuestNetwork(std::unique_ptr<LoopThread> thread, policy::Policy policy, Fd broker)
+GuestNetwork::GuestNetwork(std::unique_ptr<LoopThread> thread, policy::Policy policy, bool ipv6,
+                           Fd broker)
     : thread_(std::move(thread)),
       given_(std::make_unique<virtio::Net>(thread_->loop(),
                                            virtio::NetOptions{net::kGuestMac, net::kMtu})),
       device_(given_.get()),
-      names_(std::move(policy), [this](const net::FlowTarget& target) { on_denied(target); }) {
+      names_(
+          std::move(policy), [this](const net::FlowTarget& target) { on_denied(target); }, ipv6) {
   Loop& loop = thread_->loop();
   loop.run_on_loop([&] {
     broker_ = std::make_unique<BrokerClient>(loop, std::move(broker));
     far_side_.backend = std::make_unique<net::Backend>(
-        loop, *device_, net::Backend::Deciders{*broker_, names_, names_, names_});
+        loop, *device_, net::Backend::Deciders{*broker_, names_, names_, names_}, net::TcpOptions(),
+        ipv6);
     device_->connect(far_side_);
   });
 }

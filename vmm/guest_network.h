@@ -55,7 +55,7 @@ class GuestNetwork {
     }
   };
 
-  GuestNetwork(std::unique_ptr<LoopThread> thread, policy::Policy policy, Fd broker);
+  GuestNetwork(std::unique_ptr<LoopThread> thread, policy::Policy policy, bool ipv6, Fd broker);
 
   void on_denied(const net::FlowTarget& target);
 

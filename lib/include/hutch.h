@@ -219,6 +219,8 @@ typedef struct hutch_network {
   /* Bytes of the log; 0: 64 MiB. What cannot be recorded is not done: at the limit the guest's
    * network ends. */
   uint64_t decision_log_limit;
+  /* Over IPv6, too: the guest has an address of it, and names may lead to such addresses. */
+  int ipv6;
 } hutch_network;
 
 typedef enum hutch_description {

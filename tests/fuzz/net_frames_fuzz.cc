@@ -29,11 +29,24 @@ struct Machine {
                       .max_opening = 4,
                       .syn_burst = 1000,
                       .syns_per_second = 1000,
-                      .memory = 100'000}};
+                      .memory = 100'000},
+                     true};
   uint32_t next[kFlows] = {};
   uint32_t expected[kFlows] = {};
 
   Machine() { bench.names.names[kNamed] = "allowed.test"; }
+
+  static void check_version6(const Bytes& frame, const FrameOffload& offload) {
+    const auto ip = read_at<wire::Ipv6>(frame, 14);
+    FUZZ_CHECK(ip.payload_length == frame.size() - 54);
+    const IpAddress source = IpAddress::v6(ip.source), to = IpAddress::v6(ip.destination);
+    FUZZ_CHECK(to == kGuestAddress6 ||
+               (ip.next_header == wire::kProtocolIcmp6 && ip.destination[0] == 0xfe));
+    if (offload.needs_checksum) return;
+    const auto transport = std::span(frame).subspan(54);
+    const uint16_t pseudo = pseudo_header_sum(source, to, ip.next_header, transport.size());
+    FUZZ_CHECK(Checksum().add_object(pseudo).add(transport).value() == 0);
+  }
 
   // What the guest was sent is checked, and read as an honest guest would.
   void take() {
@@ -41,6 +54,10 @@ struct Machine {
       const auto ethernet = read_at<wire::Ethernet>(frame.bytes, 0);
       FUZZ_CHECK(ethernet.source == kGatewayMac && ethernet.destination == kGuestMac);
       if (ethernet.type == wire::kTypeArp) continue;
+      if (ethernet.type == wire::kTypeIpv6) {
+        check_version6(frame.bytes, frame.offload);
+        continue;
+      }
       FUZZ_CHECK(ethernet.type == wire::kTypeIpv4);
       const auto ip = read_at<wire::Ipv4>(frame.bytes, 14);
       FUZZ_CHECK(ip.total_length == frame.bytes.size() - 14);
@@ -154,7 +171,10 @@ void other_packet(Machine& machine, FuzzInput& input) {
   FrameMaker maker;
   std::string payload(input.below(400), 'x');
   for (char& letter : payload) letter = static_cast<char>(input.byte());
-  if (input.flip()) maker.destination = kGatewayAddress;
+  // Of the length, not of a byte more: the corpus keeps its meaning.
+  const bool is_version6 = payload.size() % 8 == 5;
+  if (is_version6) maker = FrameMaker::version6();
+  if (input.flip()) maker.destination = is_version6 ? kGatewayAddress6 : kGatewayAddress;
   Bytes frame;
   switch (input.below(5)) {
     case 0:

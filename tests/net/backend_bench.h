@@ -138,11 +138,12 @@ class FakeDns final : public net::DnsResponder {
 };
 
 struct BackendBench {
-  explicit BackendBench(net::TcpOptions options = {}) {
+  explicit BackendBench(net::TcpOptions options = {}, bool ipv6 = false) {
     options.clock = [this] { return now; };
     options.random_number = [this] { return random += 0x10000000; };
-    backend = std::make_unique<net::Backend>(
-        *loop, device, net::Backend::Deciders{opener, names, literals, dns}, std::move(options));
+    backend = std::make_unique<net::Backend>(*loop, device,
+                                             net::Backend::Deciders{opener, names, literals, dns},
+                                             std::move(options), ipv6);
   }
 
   // One frame, as a batch of its own.

@@ -1,6 +1,7 @@
 // The guest's frames for tests: right by default, and wrong in one place on demand.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <functional>
 #include <initializer_list>
@@ -53,6 +54,7 @@ struct FrameMaker {
   bool no_udp_checksum = false;
   // Changes before checksums are made.
   std::function<void(net::wire::Ipv4&)> change_ip = [](net::wire::Ipv4&) {};
+  std::function<void(net::wire::Ipv6&)> change_ip6 = [](net::wire::Ipv6&) {};
   std::function<void(net::wire::Tcp&)> change_tcp = [](net::wire::Tcp&) {};
   std::function<void(net::wire::Udp&)> change_udp = [](net::wire::Udp&) {};
   std::function<void(net::wire::Arp&)> change_arp = [](net::wire::Arp&) {};
@@ -64,7 +66,34 @@ struct FrameMaker {
     return frame;
   }
 
+  // From the guest's IPv6 address, to one far away.
+  static FrameMaker version6() {
+    FrameMaker maker;
+    maker.type = net::wire::kTypeIpv6;
+    maker.source = net::kGuestAddress6;
+    maker.destination = *IpAddress::parse("2606:2800:220:1:248:1893:25c8:1946");
+    return maker;
+  }
+
+  Bytes ip6(uint8_t protocol, std::span<const std::byte> payload) const {
+    net::wire::Ipv6 header{.version_class_flow = uint32_t{6} << 28,
+                           .payload_length = static_cast<uint16_t>(payload.size()),
+                           .next_header = protocol,
+                           .hop_limit = 255,
+                           .source = {},
+                           .destination = {}};
+    std::ranges::copy(source.bytes(), header.source.begin());
+    std::ranges::copy(destination.bytes(), header.destination.begin());
+    change_ip6(header);
+    Bytes packet;
+    append(packet, header);
+    packet.insert(packet.end(), payload.begin(), payload.end());
+    return ethernet(packet);
+  }
+
+  // Of the source's version.
   Bytes ip(uint8_t protocol, std::span<const std::byte> payload) const {
+    if (source.is_v6()) return ip6(protocol, payload);
     net::wire::Ipv4 header{
         .version_and_length = 0x45,
         .service = 0,
@@ -137,10 +166,14 @@ struct FrameMaker {
     Bytes packet;
     append(packet, header);
     append(packet, payload);
-    header.checksum = net::Checksum().add(packet).value();
+    const uint8_t protocol = source.is_v4() ? net::wire::kProtocolIcmp : net::wire::kProtocolIcmp6;
+    const uint16_t pseudo =
+        source.is_v4() ? uint16_t{0}
+                       : net::pseudo_header_sum(source, destination, protocol, packet.size());
+    header.checksum = net::Checksum().add_object(pseudo).add(packet).value();
     if (bad_checksum) header.checksum ^= 0x5555;
     std::memcpy(packet.data(), &header, sizeof header);
-    return ip(net::wire::kProtocolIcmp, packet);
+    return ip(protocol, packet);
   }
 
   Bytes arp(uint16_t operation, const IpAddress& target) const {

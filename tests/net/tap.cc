@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
+#include <linux/ipv6.h>
 #include <net/if.h>
 #include <net/if_arp.h>
 #include <net/route.h>
@@ -12,6 +13,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -37,6 +39,7 @@ static_assert(sizeof(VnetHeader) == 10);
 constexpr uint8_t kNeedsChecksum = 1;
 constexpr uint8_t kChecked = 2;
 constexpr uint8_t kTcp4 = 1;
+constexpr uint8_t kTcp6 = 4;
 
 sockaddr_in to_sockaddr(const IpAddress& address) {
   sockaddr_in result{};
@@ -87,6 +90,25 @@ Result<void> write_file(const char* path, const std::string& text) {
   return write_all(file.get(), std::as_bytes(std::span(text)));
 }
 
+// Nobody else is on the link: the address need not be looked for there first.
+Result<void> configure6(const std::string& interface) {
+  TRY(write_file(fmt::format("/proc/sys/net/ipv6/conf/{}/accept_dad", interface).c_str(), "0"));
+  Fd socket(::socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!socket) return fail_errno(errno, "opening a socket");
+  const int index = static_cast<int>(::if_nametoindex(interface.c_str()));
+  in6_ifreq address{};
+  std::ranges::copy(net::kGuestAddress6.bytes(), address.ifr6_addr.s6_addr);
+  address.ifr6_prefixlen = protocol::guest_network::kPrefixLength6;
+  address.ifr6_ifindex = index;
+  TRY(set(socket.get(), SIOCSIFADDR, &address, "setting an IPv6 address"));
+  in6_rtmsg route{};
+  std::ranges::copy(net::kGatewayAddress6.bytes(), route.rtmsg_gateway.s6_addr);
+  route.rtmsg_flags = RTF_UP | RTF_GATEWAY;
+  route.rtmsg_metric = 1;
+  route.rtmsg_ifindex = index;
+  return set(socket.get(), SIOCADDRT, &route, "setting an IPv6 route");
+}
+
 }  // namespace
 
 Result<void> bring_up(const std::string& interface) {
@@ -115,15 +137,16 @@ Result<void> enter_new_network() {
 
 Tap::Tap(Fd fd) : fd_(std::move(fd)), buffer_(sizeof(VnetHeader) + kMaxFrame) {}
 
-Result<std::unique_ptr<Tap>> Tap::create(const std::string& name) {
+Result<std::unique_ptr<Tap>> Tap::create(const std::string& name, bool ipv6) {
   Fd fd = TRY(open_file("/dev/net/tun", O_RDWR | O_NONBLOCK));
   ifreq request = request_for(name);
   request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
   TRY(set(fd.get(), TUNSETIFF, &request, "making a tap interface"));
-  const unsigned long offloads = TUN_F_CSUM | TUN_F_TSO4;
+  const unsigned long offloads = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
   if (::ioctl(fd.get(), TUNSETOFFLOAD, offloads) < 0)
     return fail_errno(errno, "setting a tap's offloads");
   TRY(configure(name));
+  if (ipv6) TRY(configure6(name));
   return std::unique_ptr<Tap>(new Tap(std::move(fd)));
 }
 
@@ -145,8 +168,9 @@ void Tap::on_readable() {
     offload.checked = (header.flags & kChecked) != 0;
     offload.checksum_start = header.checksum_start;
     offload.checksum_offset = header.checksum_offset;
-    if (header.segmentation == kTcp4) {
-      offload.segmentation = FrameOffload::Segmentation::kTcp4;
+    if (header.segmentation == kTcp4 || header.segmentation == kTcp6) {
+      offload.segmentation = header.segmentation == kTcp4 ? FrameOffload::Segmentation::kTcp4
+                                                          : FrameOffload::Segmentation::kTcp6;
       offload.header_size = header.header_size;
       offload.segment_size = header.segment_size;
     }
@@ -164,8 +188,8 @@ bool Tap::send(std::span<const std::span<const std::byte>> pieces, const FrameOf
     header.checksum_start = offload.checksum_start;
     header.checksum_offset = offload.checksum_offset;
   }
-  if (offload.segmentation == FrameOffload::Segmentation::kTcp4) {
-    header.segmentation = kTcp4;
+  if (offload.segmentation != FrameOffload::Segmentation::kNone) {
+    header.segmentation = offload.segmentation == FrameOffload::Segmentation::kTcp4 ? kTcp4 : kTcp6;
     header.header_size = offload.header_size;
     header.segment_size = offload.segment_size;
   }

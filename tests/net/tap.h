@@ -16,12 +16,12 @@ namespace hutch::testing {
 class Tap final : public FrameSender {
  public:
   // Makes the interface in the caller's network namespace, with the guest's addresses, a route to
-  // the gateway, and up. It vanishes with the Tap.
-  static Result<std::unique_ptr<Tap>> create(const std::string& name);
+  // the gateway, and up; with `ipv6` those of version 6, too. It vanishes with the Tap.
+  static Result<std::unique_ptr<Tap>> create(const std::string& name, bool ipv6 = false);
   // Gives the receiver what the interface sends, on the loop; both must outlive it.
   Result<void> attach(Loop& loop, FrameReceiver& receiver);
 
-  Abilities abilities() const override { return {.checksum = true, .tcp4 = true}; }
+  Abilities abilities() const override { return {.checksum = true, .tcp4 = true, .tcp6 = true}; }
   bool send(std::span<const std::span<const std::byte>> pieces,
             const FrameOffload& offload) override;
   void flush() override {}

@@ -67,7 +67,7 @@ class World {
         if (::unshare(CLONE_NEWNET) < 0) return fail_errno(errno, "making a network namespace");
         TRY(bring_up("lo"));
         world->guest_network_ = TRY(open_file("/proc/thread-self/ns/net", O_RDONLY));
-        return Tap::create("eth0");
+        return Tap::create("eth0", true);
       }());
     }).join();
     world->tap_ = TRY(std::move(*tap));
@@ -75,7 +75,7 @@ class World {
     world->backend_ = std::make_unique<net::Backend>(
         *world->loop_, *world->tap_,
         net::Backend::Deciders{*world->opener_, world->all_, world->all_, world->dns_},
-        net::TcpOptions{.syn_burst = 10'000, .syns_per_second = 10'000});
+        net::TcpOptions{.syn_burst = 10'000, .syns_per_second = 10'000}, true);
     TRY(world->tap_->attach(*world->loop_, *world->backend_));
     // It ends with the process.
     std::thread([loop = world->loop_.get()] { (void)loop->run(); }).detach();
@@ -120,6 +120,17 @@ struct Server {
 };
 
 // Connects to the gateway's other side; the address does not matter to DirectOpener.
+Fd dial6(uint16_t port) {
+  Fd socket(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  limit_waiting(socket);
+  sockaddr_in6 address{};
+  address.sin6_family = AF_INET6;
+  address.sin6_port = htons(port);
+  ::inet_pton(AF_INET6, "2606:2800:220:1::1", &address.sin6_addr);
+  if (::connect(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) < 0) return {};
+  return socket;
+}
+
 Fd dial(uint16_t port) {
   Fd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
   limit_waiting(socket);
@@ -161,7 +172,7 @@ ssize_t receive_pattern(const Fd& socket, unsigned seed) {
   }
 }
 
-void both_ways(size_t size) {
+void both_ways(size_t size, Fd (*dial_far)(uint16_t port) = dial) {
   Server server;
   std::atomic<ssize_t> up = -2, down = -2;
   std::thread far([&] {
@@ -174,7 +185,7 @@ void both_ways(size_t size) {
     sender.join();
   });
   std::thread guest = World::get()->guest_thread([&] {
-    Fd socket = dial(server.port);
+    Fd socket = dial_far(server.port);
     std::thread sender([&] {
       CHECK(send_pattern(socket, size, 2));
       ::shutdown(socket.get(), SHUT_WR);
@@ -191,6 +202,11 @@ void both_ways(size_t size) {
 TEST_CASE("64 MiB both ways at once through Linux's TCP, each byte compared") {
   if (World::get() == nullptr) return;
   both_ways(64 * kMiB);
+}
+
+TEST_CASE("16 MiB both ways at once over IPv6") {
+  if (World::get() == nullptr) return;
+  both_ways(16 * kMiB, dial6);
 }
 
 TEST_CASE("eight connections both ways at once") {
