@@ -20,7 +20,8 @@ namespace {
 
 using Bytes = std::vector<uint8_t>;
 
-// Answers A questions with what it is told, all else with nothing; other names do not exist.
+// Answers questions for addresses with those of their version that it is told, all else with
+// nothing; other names do not exist.
 class DnsServer {
  public:
   explicit DnsServer(Loop& loop) : socket_(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)) {
@@ -56,19 +57,23 @@ class DnsServer {
     }
     asked.push_back(name);
     if (is_silent) return;
-    bool is_a = query[at + 2] == 1;
+    int type = query[at + 2];
     size_t question_end = at + 5;
     auto found = names.find(name);
-    size_t count = found != names.end() && is_a ? found->second.size() : 0;
+    std::vector<IpAddress> answers;
+    if (found != names.end())
+      for (const std::string& text : found->second)
+        if (IpAddress known = *IpAddress::parse(text); type == (known.is_v4() ? 1 : 28))
+          answers.push_back(known);
     Bytes reply(query.begin(), query.begin() + static_cast<std::ptrdiff_t>(question_end));
     reply[2] = 0x81;
     reply[3] = static_cast<uint8_t>(0x80 | (found == names.end() ? 3 : 0));
-    reply[7] = static_cast<uint8_t>(count);
+    reply[7] = static_cast<uint8_t>(answers.size());
     reply[8] = reply[9] = reply[10] = reply[11] = 0;
-    for (size_t i = 0; i < count; i++) {
-      for (int byte : {0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4})
+    for (const IpAddress& known : answers) {
+      for (int byte :
+           {0xc0, 12, 0, type, 0, 1, 0, 0, 0, 60, 0, static_cast<int>(known.bytes().size())})
         reply.push_back(static_cast<uint8_t>(byte));
-      IpAddress known = *IpAddress::parse(found->second[i]);
       for (uint8_t byte : known.bytes()) reply.push_back(byte);
     }
     ::sendto(socket_.get(), reply.data(), reply.size(), 0, reinterpret_cast<sockaddr*>(&from),
@@ -80,9 +85,11 @@ class DnsServer {
 };
 
 struct Fixture {
+  explicit Fixture(bool ipv6 = false)
+      : resolver(make_dns_resolver(*loop, {server.address}, ipv6).value()) {}
   std::unique_ptr<Loop> loop = Loop::create().value();
   DnsServer server{*loop};
-  std::unique_ptr<Resolver> resolver = make_dns_resolver(*loop, {server.address}).value();
+  std::unique_ptr<Resolver> resolver;
 
   std::optional<std::vector<std::string>> resolve(const std::string& name) {
     std::optional<std::vector<std::string>> answer;
@@ -109,6 +116,27 @@ TEST_CASE("a name has the addresses that its server says") {
   // Each was asked for as it is, and under no search domain.
   for (const std::string& name : fixture.server.asked)
     CHECK((name == "allowed.test" || name == "other.test" || name == "empty.test"));
+}
+
+TEST_CASE("with version 6, addresses of both come by turns, and without it only those of 4") {
+  std::vector<std::string> both{"203.0.113.1", "203.0.113.2", "203.0.113.3", "2001:db8::1",
+                                "2001:db8::2"};
+  {
+    Fixture fixture(true);
+    fixture.server.names["both.test"] = both;
+    fixture.server.names["four.test"] = {"203.0.113.1"};
+    fixture.server.names["six.test"] = {"2001:db8::1"};
+    CHECK(fixture.resolve("both.test") == std::vector<std::string>{"2001:db8::1", "203.0.113.1",
+                                                                   "2001:db8::2", "203.0.113.2",
+                                                                   "203.0.113.3"});
+    CHECK(fixture.resolve("four.test") == std::vector<std::string>{"203.0.113.1"});
+    CHECK(fixture.resolve("six.test") == std::vector<std::string>{"2001:db8::1"});
+    CHECK(fixture.resolve("other.test") == std::vector<std::string>{});
+  }
+  Fixture fixture;
+  fixture.server.names["both.test"] = both;
+  CHECK(fixture.resolve("both.test") ==
+        std::vector<std::string>{"203.0.113.1", "203.0.113.2", "203.0.113.3"});
 }
 
 TEST_CASE("the hosts file is not asked") {

@@ -3,6 +3,8 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 
 using namespace hutch;
 using namespace hutch::net;
@@ -58,6 +60,37 @@ TEST_CASE("an address that could stand for a name is never a literal") {
   CHECK(names.allows(*IpAddress::parse("8.8.8.8"), 53));
   names.set_policy(make({"198.18.0.1"}));
   CHECK_FALSE(names.allows(*IpAddress::parse("198.18.0.1"), 443));
+}
+
+TEST_CASE("with version 6, an address of it stands for the same name") {
+  Names names(make({"a.test", "[2001:db8::1]:443"}), {}, true);
+  std::vector<std::byte> ask = question("a", "test");
+  ask[ask.size() - 3] = std::byte{28};
+  std::optional<std::vector<std::byte>> answer = names.answer(ask, 512);
+  REQUIRE(answer);
+  std::array<uint8_t, 16> bytes;
+  REQUIRE(answer->size() == ask.size() + 12 + 16);
+  std::memcpy(bytes.data(), answer->data() + answer->size() - 16, 16);
+  IpAddress address = IpAddress::v6(bytes);
+  CHECK(address == *IpAddress::parse("fd48:7574:6368:1::c612:2"));
+  CHECK(names.find(address) == "a.test");
+  CHECK(names.find(*IpAddress::parse("198.18.0.2")) == "a.test");
+  CHECK_FALSE(names.find(*IpAddress::parse("fd48:7574:6368:1::c612:3")));
+  CHECK_FALSE(names.find(*IpAddress::parse("fd48:7574:6368:2::c612:2")));
+  // What the gateway's networks hold stands for nothing else; others are the policy's.
+  CHECK_FALSE(names.allows(address, 443));
+  CHECK(names.allows(*IpAddress::parse("2001:db8::1"), 443));
+  CHECK_FALSE(names.allows(*IpAddress::parse("2001:db8::1"), 80));
+  Names all(Policy::all(), {}, true);
+  CHECK_FALSE(all.allows(*IpAddress::parse("fd48:7574:6368::2"), 443));
+  CHECK_FALSE(all.allows(*IpAddress::parse("fd48:7574:6368:1::c612:9"), 443));
+  CHECK(all.allows(*IpAddress::parse("2001:db8::1"), 443));
+  // Off, there is none.
+  Names off(make({"a.test"}));
+  answer = off.answer(ask, 512);
+  REQUIRE(answer);
+  CHECK(answer->size() == ask.size());
+  CHECK((std::to_integer<int>((*answer)[3]) & 0x0f) == 0);
 }
 
 TEST_CASE("what is refused is told of") {
