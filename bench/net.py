@@ -213,7 +213,10 @@ def measure(side, row, seconds):
         return {row: answer["count"] / answer["seconds"],
                 f"cpu_{row}": used * 1e6 / answer["count"]}
     command = ["iperf3", "-c", ADDRESS, "-p", IPERF_PORT, "-t", seconds, "-J", *THROUGHPUT[row]]
-    received = client(side, command, seconds)["end"]["sum_received"]
+    report = client(side, command, seconds)
+    if "sum_received" not in report["end"]:
+        raise Failure(f"{side.name}: {row}: iperf3 says: {report.get('error', 'nothing')}")
+    received = report["end"]["sum_received"]
     used = cpu_seconds(side.processes) - before
     return {row: received["bits_per_second"] / 8 / MIB,
             f"cpu_{row}": used / (received["bytes"] / GIB)}
