@@ -10,7 +10,10 @@ import ipaddress
 import json
 import os
 import pathlib
+import re
+import resource
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -133,6 +136,12 @@ class LibraryGuest(Guest):
     def broker_descriptors(self):
         return len(os.listdir(f"/proc/{self.broker}/fd"))
 
+    def limit_broker(self, count):
+        resource.prlimit(self.broker, resource.RLIMIT_NOFILE, (count, resource.prlimit(self.broker, resource.RLIMIT_NOFILE)[1]))
+
+    def kill_broker(self):
+        os.kill(self.broker, signal.SIGKILL)
+
     def accepts(self, pattern):
         """What is wrong, if this pattern is taken, or refused without a reason."""
         done = subprocess.run(self.bed.world.host.words(GATEWAY_PROGRAM, *self.words, "--allow", pattern, "true"), stdin=subprocess.DEVNULL,
@@ -159,6 +168,7 @@ class Bed:
         self.guest = None
         self.faults = []
         self.tokens = []
+        self.is_broken = False
 
     def __getattr__(self, name):
         if name in ("patience", "silence"):
@@ -177,14 +187,15 @@ class Bed:
 
     def run(self, function):
         """The faults of a row."""
-        self.faults, self.tokens = [], []
+        self.faults, self.tokens, self.is_broken = [], [], False
         self.world.scripts.clear()
         self.world.dns_is_dead = False
         self.world.ledger.take()
         try:
             self.begin()
             function(self)
-            self.control()
+            if not self.is_broken:
+                self.control()
         except Exception as error:
             self.fault(f"{type(error).__name__}: {error}")
             if os.environ.get("EGRESS_DEBUG"):
@@ -269,6 +280,14 @@ class Bed:
         self.wait_until(lambda: self.guest.do([{"op": "dns", "name": name, "wait": self.patience}])[0]["saw"] != "SERVFAIL")
         token = self.token(arrives=True)
         self.look([(self.https(name, token), "answered")], "control", self.https_arrives(name, address))
+
+    def program(self, path, cases):
+        """Cases of a test program of the build, under this policy."""
+        done = subprocess.run([ROOT / "build" / path, f"--test-case={cases}"], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                              timeout=600, env={**os.environ, "EGRESS_POLICY": self.policy})
+        found = re.search(r"test cases: +(\d+) \| +(\d+) passed", done.stdout)
+        if done.returncode or not found or found.group(1) != found.group(2) or found.group(1) == "0":
+            self.fault(f"{path} {cases}: status {done.returncode}\n{done.stdout[-2000:]}")
 
     def counters(self):
         """Of the network, where they can be read."""

@@ -31,12 +31,18 @@ class RealGuest(beds.Guest):
             words += ["--dns", outside.RESOLVER, *[word for block in beds.OPENED for word in ("--open-block", block)]]
         return words
 
+    # The one broker where they run: the tests' machine, or a host on which no other guest runs.
+    EACH_BROKER = "for p in /proc/[0-9]*; do [ \"$(cat $p/comm 2>/dev/null)\" = hutch-broker ] && %s; done"
+
     def broker_descriptors(self):
-        found = self.inside("sh", "-c", "for p in /proc/[0-9]*; do case $(tr '\\0' ' ' <$p/cmdline 2>/dev/null) in *hutch-broker*) ls $p/fd | wc -l; esac; done")
-        return max(map(int, found.stdout.split()), default=None)
+        found = self.inside("sh", "-c", self.EACH_BROKER % "ls $p/fd | wc -l")
+        return max(map(int, found.stdout.split()))
+
+    def limit_broker(self, count):
+        self.inside("sh", "-c", self.EACH_BROKER % f"prlimit --nofile={count}: --pid ${{p#/proc/}}")
 
     def kill_broker(self):
-        self.inside("sh", "-c", "for p in /proc/[0-9]*; do case $(tr '\\0' ' ' <$p/cmdline 2>/dev/null) in *hutch-broker*) kill -9 ${p#/proc/}; esac; done")
+        self.inside("sh", "-c", self.EACH_BROKER % "kill -9 ${p#/proc/}")
 
     def inside(self, *words):
         """Runs a command where the broker runs."""

@@ -68,7 +68,7 @@ def tcp_games(bed):
     script(bed, "data behind a reset", opening + [data(b"AAAA", 1, wait=long, until_bytes=len(banner) + 4), {"flags": "R", "sequence": 5},
                                                  data(odd, 5, wait=short)], banner + b"AAAA")
     letters = bytes(random.Random(28).choices(b"abcdefghij", k=200))
-    echo("single bytes", [data(letters[i:i + 1], 1 + i) for i in range(len(letters))], letters)
+    echo("single bytes", [data(letters[i:i + 1], 1 + i, wait=long, until_bytes=len(banner) + 1 + i) for i in range(len(letters))], letters)
 
     # What follows the head at once belongs to it, whoever decided meanwhile.
     web, uploads = world.ADDRESSES["web.test"], 10
