@@ -92,6 +92,38 @@ def recorded(tap, internet, folder):
     tap.check("and sees what was changed", verified.code == 125 and "line 5" in verified.errors, verified)
 
 
+def version6(tap, internet):
+    """--ipv6: the guest has an address, its gateway answers, names have one too; without it nothing."""
+    script = (f"ping -c 1 -W 5 fd48:7574:6368::2 | grep -c 'bytes from'; getent ahostsv6 plain.test | grep -c fd48:7574:6368:1::;"
+              f"curl -6 -sS -m 30 http://plain.test:{internet.http_port}/echo/100000 | wc -c;"
+              f"curl -g -sS -m 5 'http://[2001:db8::1]/'; echo $?")
+    result = harness.hutch("run", *internet.words("plain.test"), "--ipv6", "--", "sh", "-c", script)
+    found = result.text.split()
+    tap.check("--ipv6: the gateway answers, and a name is reached over version 6",
+              len(found) == 4 and found[0] == "1" and int(found[1]) > 0 and found[2] == "100000", result)
+    tap.check("an address of it that is not listed is refused", found[-1:] == ["7"], result)
+    result = harness.hutch("run", *internet.words("plain.test"), "--", "sh", "-c",
+                           f"ip -6 addr show dev eth0 scope global; curl -6 -sS -m 5 http://plain.test:{internet.http_port}/; echo $?")
+    tap.check("without it there is none", result.text.split() == ["6"], result)
+
+
+def jailed(tap, internet):
+    """The broker has no capability, no file, and a filter."""
+    process = harness.start("run", *internet.words("plain.test"), "--", "sh", "-c", "echo ready; cat")
+    output = harness.Output(process.stdout)
+    if not tap.check("a guest with a network runs", output.wait_for(b"ready\n")):
+        process.kill()
+        return
+    # Of this host, where others may run, the last one.
+    status = harness.inside("sh", "-c", "for id in $(pidof hutch-broker); do cat /proc/$id/status; ls -A /proc/$id/root/; echo end; done")
+    found = status.text.split("end\n")[0].splitlines()
+    for line in ("CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"):
+        tap.check(f"the broker has {line.split()[0]} {line.split()[1]}", line in found, status)
+    tap.check("and an empty root", found and found[-1].startswith("nonvoluntary_ctxt_switches"), status)
+    process.stdin.close()
+    harness.finish(process)
+
+
 def without(tap):
     """No network is the default."""
     result = harness.hutch("run", "--", "sh", "-c", "ip -o link show; curl -sS -m 5 http://1.1.1.1/")
@@ -108,3 +140,5 @@ def tests(tap):
         with Internet(folder) as internet:
             clients(tap, internet)
             recorded(tap, internet, folder)
+            version6(tap, internet)
+            jailed(tap, internet)
