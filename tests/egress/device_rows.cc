@@ -56,6 +56,7 @@ class RecordingOpener final : public net::FlowOpener {
 
  private:
   struct Handle final : public net::FlowHandle {
+    void ended(const net::FlowTotals&) override {}
     void classify(std::span<const std::byte>) override {}
     std::shared_ptr<int> alive = std::make_shared<int>();
   };
