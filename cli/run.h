@@ -24,7 +24,7 @@ struct RunArguments {
   std::optional<std::chrono::nanoseconds> boot_timeout;
   std::vector<std::string> allow_net;  // hosts, or "all" alone; empty: no network device
   bool ipv6 = false;
-  std::string network_log;             // file; empty: none
+  std::string network_log;  // file; empty: none
   std::vector<std::string> open_blocks;
   std::vector<std::string> dns_servers;
   std::string kernel;  // empty: ours

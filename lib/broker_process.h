@@ -18,7 +18,7 @@ namespace hutch::lib {
 
 struct NetworkOptions {
   protocol::broker::Policy policy;
-  std::vector<std::string> opened;   // blocks below the floor that the operator opens
+  std::vector<std::string> opened;  // blocks below the floor that the operator opens
   bool ipv6 = false;
   std::vector<std::string> servers;  // DNS; none: the host's
   Fd log;                            // the event log of decisions; optional
