@@ -107,8 +107,14 @@ def version6(tap, internet):
     tap.check("without it there is none", result.text.split() == ["6"], result)
 
 
+def own_memory(*words):
+    """KiB of a VMM's own memory at the end of an idle guest, without the guest's."""
+    result = harness.guest(*words, "--timings", "--json", "--", "sleep", "1")
+    return json.loads(result.errors.splitlines()[-1])["vmm_kib"], result
+
+
 def jailed(tap, internet):
-    """The broker has no capability, no file, and a filter."""
+    """The broker has no capability, no file, and a filter; and a network costs little memory."""
     process = harness.start("run", *internet.words("plain.test"), "--", "sh", "-c", "echo ready; cat")
     output = harness.Output(process.stdout)
     if not tap.check("a guest with a network runs", output.wait_for(b"ready\n")):
@@ -122,6 +128,12 @@ def jailed(tap, internet):
     tap.check("and an empty root", found and found[-1].startswith("nonvoluntary_ctxt_switches"), status)
     process.stdin.close()
     harness.finish(process)
+    broker = next((int(line.split()[1]) for line in found if line.startswith("VmRSS:")), None)
+    plain, first = own_memory()
+    networked, second = own_memory(*internet.words("plain.test"))
+    total = networked - plain + broker if broker else None
+    print(f"# KiB: hutch-vmm {plain} without a network, {networked} with one; hutch-broker {broker}", flush=True)
+    tap.check("network and broker of an idle sandbox have at most 8 MiB", total is not None and total <= 8192, (first, second))
 
 
 def without(tap):

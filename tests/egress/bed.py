@@ -109,7 +109,7 @@ class LibraryGuest(Guest):
 
     def __init__(self, bed, patterns):
         self.bed = bed
-        self.words = ["--broker", ROOT / "build/broker/hutch-broker", "--dns", outside.RESOLVER]
+        self.words = ["--broker", os.environ.get("HUTCH_BROKER") or ROOT / "build/broker/hutch-broker", "--dns", outside.RESOLVER]
         for block in OPENED:
             self.words += ["--open-block", block]
         allowed = [word for pattern in patterns for word in ("--allow", pattern)]

@@ -6,6 +6,7 @@
 //   --allow PATTERN       a rule of the policy (policy/policy.h), or `all`; repeatable
 //   --open-block CIDR     addresses below the floor that may be reached; repeatable
 //   --dns SERVER          asked by the broker; repeatable. Without: the host's
+//   --ipv6                version 6, too
 //   --log FILE            the broker's decision log
 //   --syn-rate N          SYNs that the guest may send a second; without: the product's, and many
 //                         without --broker
@@ -62,6 +63,7 @@ struct Options {
   std::vector<std::string> allowed;
   std::vector<std::string> opened;
   std::vector<std::string> servers;
+  bool ipv6 = false;
   std::string log;
   uint64_t syn_rate = 0;  // 0: not said
   std::string tap_namespace;
@@ -116,6 +118,7 @@ class BrokeredSide final : public FarSide {
     policy::Policy policy = TRY(read_policy(given));
     lib::NetworkOptions network{.policy = std::move(given),
                                 .opened = options.opened,
+                                .ipv6 = options.ipv6,
                                 .servers = options.servers,
                                 .log = Fd(),
                                 .broker_path = options.broker};
@@ -124,15 +127,17 @@ class BrokeredSide final : public FarSide {
     auto [ours, theirs] = TRY(socket_pair(SOCK_SEQPACKET));
     auto process =
         TRY(lib::BrokerProcess::start(std::move(network), std::move(theirs), STDERR_FILENO, true));
-    auto side = std::make_unique<BrokeredSide>(loop, std::move(policy), std::move(process),
-                                               std::move(ours));
+    auto side = std::make_unique<BrokeredSide>(loop, std::move(policy), options.ipv6,
+                                               std::move(process), std::move(ours));
     TRY(side->client_.start());
     return side;
   }
 
-  BrokeredSide(Loop& loop, policy::Policy policy, std::unique_ptr<lib::BrokerProcess> process,
-               Fd broker)
-      : process_(std::move(process)), names_(std::move(policy)), client_(loop, std::move(broker)) {}
+  BrokeredSide(Loop& loop, policy::Policy policy, bool ipv6,
+               std::unique_ptr<lib::BrokerProcess> process, Fd broker)
+      : process_(std::move(process)),
+        names_(std::move(policy), {}, ipv6),
+        client_(loop, std::move(broker)) {}
 
   net::Backend::Deciders deciders() override { return {client_, names_, names_, names_}; }
   Result<void> set_policy(const Policy& given, net::Backend& backend) override {
@@ -252,7 +257,7 @@ Result<std::unique_ptr<Tap>> make_tap(const Options& options, const sigset_t& si
           return fail_errno(errno, "entering " + options.tap_namespace);
         TRY(bring_up("lo"));
       }
-      std::unique_ptr<Tap> made = TRY(Tap::create(options.tap_name));
+      std::unique_ptr<Tap> made = TRY(Tap::create(options.tap_name, options.ipv6));
       if (options.command != nullptr) child = TRY(prepare(options.command, signals));
       return made;
     }());
@@ -292,7 +297,7 @@ Result<int> run(const Options& options) {
   const uint64_t syn_rate =
       options.syn_rate == 0 && options.broker.empty() ? kManySyns : options.syn_rate;
   if (syn_rate != 0) tcp.syn_burst = tcp.syns_per_second = syn_rate;
-  net::Backend backend(*loop, *tap, far_side->deciders(), std::move(tcp));
+  net::Backend backend(*loop, *tap, far_side->deciders(), std::move(tcp), options.ipv6);
   TRY(tap->attach(*loop, backend));
 
   Watch on_signal = TRY(loop->watch(signals.get(), EPOLLIN, [&](uint32_t) {
@@ -341,6 +346,7 @@ std::optional<Options> read_options(int count, char** arguments) {
                                  {"allow", required_argument, nullptr, 'a'},
                                  {"open-block", required_argument, nullptr, 'o'},
                                  {"dns", required_argument, nullptr, 'd'},
+                                 {"ipv6", no_argument, nullptr, '6'},
                                  {"log", required_argument, nullptr, 'l'},
                                  {"syn-rate", required_argument, nullptr, 's'},
                                  {"tap-namespace", required_argument, nullptr, 'n'},
@@ -349,7 +355,7 @@ std::optional<Options> read_options(int count, char** arguments) {
                                  {}};
   Options options;
   for (int found; (found = ::getopt_long(count, arguments, "+", kOptions, nullptr)) != -1;) {
-    const std::string value = found == '?' ? "" : optarg;
+    const std::string value = optarg == nullptr ? "" : optarg;
     switch (found) {
       case 'b':
         options.broker = value;
@@ -362,6 +368,9 @@ std::optional<Options> read_options(int count, char** arguments) {
         break;
       case 'd':
         options.servers.push_back(value);
+        break;
+      case '6':
+        options.ipv6 = true;
         break;
       case 'l':
         options.log = value;
