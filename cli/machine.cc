@@ -3,6 +3,8 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <ifaddrs.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -19,7 +21,9 @@
 #include <array>
 #include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <thread>
@@ -170,6 +174,39 @@ std::string find_qemu() {
                 "install it: sudo apt-get install qemu-system-x86");
 }
 
+// The addresses of this host, with commas between them. The machine takes them for its own: its
+// sandboxes, whose connections QEMU makes from here, must reach them as little as those of a host
+// that runs them itself. Those of QEMU's network are the machine's already; the number is bounded
+// by the kernel's command line.
+std::string host_addresses() {
+  constexpr int kMaxAddresses = 24;
+  ifaddrs* list = nullptr;
+  if (::getifaddrs(&list) != 0)
+    throw Failure("state", "this host does not tell its addresses", "see dmesg");
+  std::unique_ptr<ifaddrs, decltype(&::freeifaddrs)> owner(list, ::freeifaddrs);
+  std::string text;
+  int count = 0;
+  for (const ifaddrs* entry = list; entry != nullptr && count < kMaxAddresses;
+       entry = entry->ifa_next) {
+    if (entry->ifa_addr == nullptr || (entry->ifa_flags & IFF_LOOPBACK) != 0) continue;
+    char name[INET6_ADDRSTRLEN];
+    if (entry->ifa_addr->sa_family == AF_INET) {
+      sockaddr_in v4;
+      std::memcpy(&v4, entry->ifa_addr, sizeof v4);
+      if (ntohl(v4.sin_addr.s_addr) >> 8 == 0x0a0002) continue;
+      ::inet_ntop(AF_INET, &v4.sin_addr, name, sizeof name);
+      text += fmt::format("{}{}/32", count++ == 0 ? "" : ",", name);
+    } else if (entry->ifa_addr->sa_family == AF_INET6) {
+      sockaddr_in6 v6;
+      std::memcpy(&v6, entry->ifa_addr, sizeof v6);
+      if (IN6_IS_ADDR_LINKLOCAL(&v6.sin6_addr)) continue;
+      ::inet_ntop(AF_INET6, &v6.sin6_addr, name, sizeof name);
+      text += fmt::format("{}{}/128", count++ == 0 ? "" : ",", name);
+    }
+  }
+  return text;
+}
+
 std::vector<std::string> qemu_command(const Paths& paths, const Record& record) {
   // Without links: the machine looks for it before the host's root is its own.
   std::string agent = std::filesystem::canonical(find_program(kAgentProgram)).string();
@@ -181,8 +218,8 @@ std::vector<std::string> qemu_command(const Paths& paths, const Record& record) 
   // docs/emulated-machine.md gives the reason for each of these settings.
   std::string kernel_words = fmt::format(
       "console=ttyS0 quiet panic=-1 mitigations=off audit=0 tsc=reliable cryptomgr.notests "
-      "hutch.init={} hutch.args=--listen,0.0.0.0:{},--token-file,{}",
-      agent, kAgentPort, paths.token);
+      "hutch.init={} hutch.args=--listen,0.0.0.0:{},--token-file,{} hutch.addresses={}",
+      agent, kAgentPort, paths.token, host_addresses());
   const std::pair<const char*, std::string> options[] = {
       {"-name", "hutch-machine"},
       {"-display", "none"},
