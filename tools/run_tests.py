@@ -1,6 +1,6 @@
 """Runs Hutch's tests and adds up the single checks of all of them.
 
-Usage: run_tests.py lint|unit|fuzz|images|e2e|sdk|all, called by tools/dev, which has built everything before.
+Usage: run_tests.py lint|unit|fuzz|images|e2e|sdk|egress|all, called by tools/dev, which has built everything before.
 Ends with `N passed, N failed, N skipped`; the exit status is 1 when something failed.
 
   lint   formatting, floors, shell scripts
@@ -11,6 +11,7 @@ Ends with `N passed, N failed, N skipped`; the exit status is 1 when something f
   e2e    tests/e2e: real guests, in the emulated machine where this host's KVM cannot run them
   sdk    tests/sdk: the unmodified npm client @deno/sandbox on Deno, Node 20 and Node 24 against
          `hutch serve` and real guests
+  egress tests/egress: what a sandbox reaches, without a machine and in real guests
 
 With `all`, e2e and sdk run side by side. What failed is said again at the end.
 """
@@ -243,6 +244,10 @@ def sdk(totals):
     tap(totals, "sdk", [ROOT / "tests/sdk/run", "--results", BUILD / "sdk-results"], stream=True)
 
 
+def egress(totals):
+    tap(totals, "egress", [ROOT / "tests/egress/run"], stream=True)
+
+
 def real_guests(totals):
     """Each has an emulated machine of its own, which uses one processor."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -253,7 +258,8 @@ def real_guests(totals):
 def main():
     which = sys.argv[1] if len(sys.argv) > 1 else "all"
     parts = {"lint": [lint], "unit": [unit], "fuzz": [fuzz], "images": [images],
-             "e2e": [e2e], "sdk": [sdk], "all": [lint, unit, fuzz, images, real_guests]}
+             "e2e": [e2e], "sdk": [sdk], "egress": [egress],
+             "all": [lint, unit, fuzz, images, real_guests, egress]}
     if which not in parts:
         sys.exit(f"unknown part {which}; the parts are {', '.join(parts)}")
     totals = Totals()

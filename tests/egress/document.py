@@ -33,7 +33,7 @@ def load_rows():
 def found(row, level, results):
     if level in row.levels:
         return f"not looked at: {row.levels[level]}"
-    faults = {policy: results.get(row.number, {}).get((policy, level)) for policy in POLICIES}
+    faults = {policy: results.get(row.number, {}).get(f"{policy} {level}") for policy in POLICIES}
     if None in faults.values():
         return "not run"
     failed = [policy for policy in POLICIES if faults[policy]]

@@ -13,12 +13,12 @@ MEMORY = {"guest": "the test writes the device's memory itself, at the other lev
 
 
 @row("B12", "200,000 names, with connections that stay", "a cap of 4,096; no address stands for another name while somebody may mean the "
-     "first", MEMORY)
+     "first", {"guest": "at the rate of new names it takes five hours; the other level has a clock of its own"})
 def many_names(bed):
     bed.program("tests/egress/egress_rows", "B12*")
 
 
-@row("B13", "a snapshot's addresses under another policy", "the same name, or none", MEMORY)
+@row("B13", "a snapshot's addresses under another policy", "the same name, or none", {"guest": "no command restores a machine with a network yet"})
 def names_of_a_snapshot(bed):
     bed.program("tests/egress/egress_rows", "B13*")
 
@@ -76,7 +76,7 @@ def changing_policy(bed):
     print(f"# cut and refused {(time.monotonic() - start) * 1000:.0f} ms after the change was sent", flush=True)
     # Back, to somewhere else, and gone again: each rule holds from its update on.
     address = world.WEB
-    chosen, arrives, wrong = random.Random(58), set(), []
+    chosen, arrives, wrong, late = random.Random(58), set(), [], 0
     for i in range(1000 if bed.policy == "listed" else 200):
         rules = [rule for rule in (address, f"{address}:{20000 + i}", "93.184.216.35", "*.wild.test", "plain.test:8099") if chosen.random() < 0.3]
         if chosen.random() < 0.05:
@@ -84,11 +84,19 @@ def changing_policy(bed):
         bed.guest.set_policy(rules)
         port = 20000 + i
         may = bool({address, f"{address}:{port}", "all"} & set(rules))
-        saw = bed.guest.do([{"op": "sweep", "targets": [[address, port]], "wait": bed.patience}])[0]["saw"]
+        op = {"op": "sweep", "targets": [[address, port]], "wait": bed.patience}
+        saw = bed.guest.do([op])[0]["saw"]
+        if may and saw == {"refused": 1}:
+            # The broker hears of it by itself, and may still be at the policy before: what goes away does so at once,
+            # what comes has 100 ms.
+            time.sleep(0.1)
+            late += 1
+            saw = bed.guest.do([op])[0]["saw"]
         if saw != {"connected" if may else "refused": 1}:
             wrong.append((i, rules, saw))
         if may:
             arrives.add(f"tcp {address}:{port}")
+    print(f"# {late} attempts came before the broker had heard of it", flush=True)
     if wrong:
         bed.fault(f"{len(wrong)} changes were not followed, such as {wrong[:3]}")
     bed.look([], "random changes", arrives)
