@@ -102,6 +102,12 @@ def broker_traces(tap, folder):
     rows = harness.run(harness.ROOT / "tests/egress/run", "--level", "library", *BROKER_ROWS,
                        env=harness.environment(HUTCH_BROKER=str(wrapper)), limit=2 * harness.LIMIT)
     tap.equal("the rows of tests/egress hold while the broker is traced", rows.code, 0, rows)
+    # Over IPv6, in a namespace that leads nowhere.
+    far = ("2606:2800:220:1::1", 80)
+    dial = f"import errno, socket\ntry: socket.create_connection({far}, 10)\nexcept OSError as error: print(errno.errorcode[error.errno])"
+    refused = harness.run("unshare", "--net", harness.ROOT / "build/tests/net/tap_gateway", "--broker", wrapper, "--ipv6",
+                          "--allow", f"[{far[0]}]:{far[1]}", "--dns", "127.0.0.1", "/usr/bin/python3", "-c", dial)
+    tap.check("an address of IPv6 that is allowed, and not there, is refused", "ECONNREFUSED" in refused.text, refused)
     for path in pathlib.Path(folder).glob("broker.trace.*"):
         # One file a process; its number is in the name.
         number = path.suffix[1:]
