@@ -77,7 +77,8 @@ struct Sandbox {
   // That only what may be was asked for, and that it was.
   void check_asked(const IpAddress& listed, const IpAddress& other) {
     const std::string policy = policy_name();
-    for (const auto& [address, times] : opener.asked) {
+    for (const auto& asked : opener.asked) {
+      const IpAddress& address = asked.first;
       CAPTURE(address.text());
       CHECK((address == listed || address == other));
     }
@@ -238,7 +239,7 @@ TEST_CASE("B12: 200,000 names: a cap, and no address for another name while it m
   }
   CHECK(wrong == 0);
   CHECK(table.size() <= net::NameTable::kMaxNames);
-  for (const auto& [address, name] : held) CHECK(table.find(address, 1ull << 50) == name);
+  for (const auto& one : held) CHECK(table.find(one.first, 1ull << 50) == one.second);
   MESSAGE(given, " given, ", refused, " refused, ", again, " addresses used again");
   CHECK((given > 0) == (policy_name() != "none"));
   CHECK(refused > 0);
