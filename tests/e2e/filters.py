@@ -105,7 +105,7 @@ def broker_traces(tap, folder):
     # Over IPv6, in a namespace that leads nowhere.
     far = ("2606:2800:220:1::1", 80)
     dial = f"import errno, socket\ntry: socket.create_connection({far}, 10)\nexcept OSError as error: print(errno.errorcode[error.errno])"
-    refused = harness.run("unshare", "--net", harness.ROOT / "build/tests/net/tap_gateway", "--broker", wrapper, "--ipv6",
+    refused = harness.run("unshare", "--user", "--map-root-user", "--net", harness.ROOT / "build/tests/net/tap_gateway", "--broker", wrapper, "--ipv6",
                           "--allow", f"[{far[0]}]:{far[1]}", "--dns", "127.0.0.1", "/usr/bin/python3", "-c", dial)
     tap.check("an address of IPv6 that is allowed, and not there, is refused", "ECONNREFUSED" in refused.text, refused)
     for path in pathlib.Path(folder).glob("broker.trace.*"):
