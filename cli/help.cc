@@ -72,7 +72,8 @@ void use_help(CLI::App& app) {
 
 std::string usage(const CLI::App& app) {
   std::string text = full_name(app) + " [OPTION]...";
-  if (!app.get_subcommands([](const CLI::App*) { return true; }).empty()) text += " VERB";
+  // Where a verb may be left out, it is another way to use this one.
+  if (app.get_require_subcommand_min() > 0) text += " VERB";
   if (app.get_prefix_command()) text += " [--] [COMMAND [ARGUMENT]...]";
   for (const CLI::Option* option : app.get_options())
     if (option->get_positional()) text += " " + option->get_name(true);

@@ -127,6 +127,8 @@ TEST_CASE("the server's verbs show every key of its configuration") {
   }
   CHECK(usage(*program.app.get_subcommand("token")->get_subcommand("revoke")) ==
         "hutch token revoke [OPTION]... ID");
+  CHECK(usage(*program.app.get_subcommand("token")) == "hutch token [OPTION]... VERB");
+  CHECK(usage(*program.app.get_subcommand("net")) == "hutch net [OPTION]... ID");
 }
 
 TEST_CASE("words of the server's verbs are understood") {
@@ -136,7 +138,12 @@ TEST_CASE("words of the server's verbs are understood") {
            {"token", "create", "--org", "acme", "--name", "ci", "--expires", "30d"},
            {"token", "create", "--personal", "--org", "acme", "--org", "other"},
            {"token", "list", "--json", "--data-folder", "d"},
-           {"token", "revoke", "3"}}) {
+           {"token", "revoke", "3"},
+           {"policy", "show", "sbx_loc_x", "--json"},
+           {"policy", "set", "sbx_loc_x", "a.test", "*.b.test:443"},
+           {"policy", "set", "sbx_loc_x", "none"},
+           {"net", "sbx_loc_x", "--no-follow", "--json"},
+           {"net", "verify", "net.jsonl"}}) {
     Program program;
     describe(program);
     CAPTURE(words.front());
