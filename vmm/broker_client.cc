@@ -74,7 +74,6 @@ BrokerClient::~BrokerClient() {
 }
 
 Result<void> BrokerClient::start() {
-  TRY(set_nonblocking(broker_.get()));
   watch_ = TRY(loop_.watch(broker_.get(), EPOLLIN, [this](uint32_t events) { on_event(events); }));
   return {};
 }

@@ -17,7 +17,7 @@ namespace hutch::vmm {
 
 class BrokerClient final : public net::FlowOpener {
  public:
-  // `broker` is a SOCK_SEQPACKET socket.
+  // `broker` is a non-blocking SOCK_SEQPACKET socket.
   BrokerClient(Loop& loop, Fd broker);
   ~BrokerClient() override;
   BrokerClient(const BrokerClient&) = delete;

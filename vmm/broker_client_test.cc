@@ -37,6 +37,7 @@ struct Fixture {
     auto [ours, its] = socket_pair(SOCK_SEQPACKET).value();
     broker = std::move(ours);
     REQUIRE(set_nonblocking(broker.get()).has_value());
+    REQUIRE(set_nonblocking(its.get()).has_value());
     client.emplace(*loop, std::move(its));
     REQUIRE(client->start().has_value());
   }

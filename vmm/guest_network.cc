@@ -17,6 +17,8 @@ Result<policy::Policy> read_policy(const protocol::vmm::Policy& given) {
 
 Result<std::unique_ptr<GuestNetwork>> GuestNetwork::start(protocol::vmm::Network network) {
   policy::Policy policy = TRY(read_policy(network.policy));
+  // Here: the thread's table has no call for it.
+  TRY(set_nonblocking(network.broker.get()));
   std::unique_ptr<LoopThread> thread = TRY(LoopThread::start(ThreadKind::kNetwork));
   std::unique_ptr<GuestNetwork> self(new GuestNetwork(std::move(thread), std::move(policy),
                                                       network.ipv6, std::move(network.broker)));

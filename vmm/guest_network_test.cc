@@ -56,6 +56,17 @@ TEST_CASE("the network's thread is narrow, changes its policy, and ends") {
   CHECK(message->bytes.empty());
 }
 
+TEST_CASE("the network starts within its table, however soon its thread runs") {
+  // Until the loop runs its calls are made here, and from then on there: both must be allowed.
+  for (int i = 0; i < 300; i++) {
+    Started started = start({"a.test"});
+    REQUIRE(started.network);
+    CHECK((*started.network)->check_narrow());
+    std::unique_ptr<virtio::Device> device = (*started.network)->take_device();
+    (*started.network)->disconnect();
+  }
+}
+
 TEST_CASE("a network without a policy that can be read does not start") {
   Started started = start({"a.test", "*.com"});
   REQUIRE_FALSE(started.network);

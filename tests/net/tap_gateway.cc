@@ -125,6 +125,7 @@ class BrokeredSide final : public FarSide {
     if (!options.log.empty())
       network.log = TRY(open_file(options.log, O_RDWR | O_APPEND | O_CREAT, 0600));
     auto [ours, theirs] = TRY(socket_pair(SOCK_SEQPACKET));
+    TRY(set_nonblocking(ours.get()));
     auto process =
         TRY(lib::BrokerProcess::start(std::move(network), std::move(theirs), STDERR_FILENO, true));
     auto side = std::make_unique<BrokeredSide>(loop, std::move(policy), options.ipv6,
