@@ -37,6 +37,18 @@ bool is_multicast6(const MacAddress& mac) {
   return mac[0] == 0x33 && mac[1] == 0x33;
 }
 
+// Calls of the result: use(what parser finds in the packet), or its reason is counted.
+auto with_reason(Counters& counters, const IpPacket& packet, const FrameOffload& offload) {
+  return [&](auto parser, auto use) {
+    const auto parsed = parser(packet, offload);
+    if (parsed) {
+      use(*parsed);
+    } else {
+      counters.drop(parsed.error());
+    }
+  };
+}
+
 }  // namespace
 
 Backend::Backend(Loop& loop, FrameSender& device, const Deciders& deciders, TcpOptions options,
@@ -109,14 +121,7 @@ void Backend::on_ipv4(const EthernetFrame& frame, const FrameOffload& offload) {
     counters_.drop(packet.error());
     return;
   }
-  auto parse = [&](auto parser, auto use) {
-    const auto parsed = parser(*packet, offload);
-    if (parsed) {
-      use(*parsed);
-    } else {
-      counters_.drop(parsed.error());
-    }
-  };
+  const auto parse = with_reason(counters_, *packet, offload);
   // A guest that has no address yet may only ask for one; and it may broadcast that.
   if (packet->protocol == wire::kProtocolUdp &&
       (packet->destination == kBroadcast || packet->destination == kGatewayAddress)) {
@@ -155,14 +160,7 @@ void Backend::on_ipv6(const EthernetFrame& frame, const FrameOffload& offload) {
     counters_.drop(packet.error());
     return;
   }
-  auto parse = [&](auto parser, auto use) {
-    const auto parsed = parser(*packet, offload);
-    if (parsed) {
-      use(*parsed);
-    } else {
-      counters_.drop(parsed.error());
-    }
-  };
+  const auto parse = with_reason(counters_, *packet, offload);
   const bool is_icmp = packet->protocol == wire::kProtocolIcmp6;
   const bool is_to_gateway = frame.destination == kGatewayMac;
   // Only the question for its MAC address comes by multicast, and may come from a link-local
