@@ -23,7 +23,7 @@ constexpr const char* kExamples = R"(Examples:
   hutch run -e TOKEN --env-file .env -u app -- node server.js
   hutch run --disk data.img -- mount /dev/vdc /mnt
   hutch run --timings --json -- true
-  hutch run --allow-net pypi.org --allow-net files.pythonhosted.org -- pip download requests
+  hutch run --allow-net example.com --allow-net '*.example.com:443' -- curl https://example.com
   hutch run --kernel vmlinuz --initramfs initrd --console
 
 Exit codes: that of the command; 125 when hutch itself failed, 126 when the command cannot be
