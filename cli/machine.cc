@@ -186,9 +186,15 @@ std::string host_addresses() {
   std::unique_ptr<ifaddrs, decltype(&::freeifaddrs)> owner(list, ::freeifaddrs);
   std::string text;
   int count = 0;
-  for (const ifaddrs* entry = list; entry != nullptr && count < kMaxAddresses;
-       entry = entry->ifa_next) {
+  for (const ifaddrs* entry = list; entry != nullptr; entry = entry->ifa_next) {
     if (entry->ifa_addr == nullptr || (entry->ifa_flags & IFF_LOOPBACK) != 0) continue;
+    if (count == kMaxAddresses) {
+      fmt::print(stderr,
+                 "hutch: this host has more than {} addresses; sandboxes in the emulated machine "
+                 "that may reach the others' networks reach this host by them\n",
+                 kMaxAddresses);
+      break;
+    }
     char name[INET6_ADDRSTRLEN];
     if (entry->ifa_addr->sa_family == AF_INET) {
       sockaddr_in v4;

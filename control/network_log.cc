@@ -63,9 +63,9 @@ std::string NetworkLogs::path(const std::string& sandbox_id) const {
 }
 
 Fd NetworkLogs::create(const std::string& sandbox_id) const {
-  Result<Fd> file = fail_errno(errno, "making the folder " + folder_);
-  if (::mkdir(folder_.c_str(), 0700) == 0 || errno == EEXIST)
-    file = open_file(path(sandbox_id), O_RDWR | O_APPEND | O_CREAT, 0600);
+  bool is_there = ::mkdir(folder_.c_str(), 0700) == 0 || errno == EEXIST;
+  Result<Fd> file = is_there ? open_file(path(sandbox_id), O_RDWR | O_APPEND | O_CREAT, 0600)
+                             : fail_errno(errno, "making the folder " + folder_);
   if (file) return *std::move(file);
   log_error("{}: {}", sandbox_id, file.error().text());
   throw Problem(500, "SANDBOX_START_FAILED", "the server cannot keep a sandbox's events");
