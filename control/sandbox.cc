@@ -1,5 +1,7 @@
 #include "control/sandbox.h"
 
+#include <boost/asio/post.hpp>
+
 #include "base/log.h"
 
 namespace hutch::control {
@@ -9,12 +11,22 @@ constexpr uint16_t kGoingAway = 1001;
 
 }  // namespace
 
-Sandbox::Sandbox(boost::asio::io_context& context, GuestOptions options)
-    : options_(std::move(options)), timer_(context), answer_timer_(context) {}
+Sandbox::Sandbox(boost::asio::io_context& context, GuestOptions options,
+                 std::function<void()> ended)
+    : context_(context),
+      options_(std::move(options)),
+      timer_(context),
+      ended_(std::move(ended)),
+      answer_timer_(context) {}
 
-void Sandbox::start(const GuestFactory& factory, std::function<void()> ended) {
+void Sandbox::start(const GuestFactory& factory, std::function<void()> settled) {
   guest_ = factory(options_, *this);
-  ended_ = std::move(ended);
+  settled_ = std::move(settled);
+}
+
+void Sandbox::fail(const Problem& problem) {
+  problem_ = problem;
+  on_ended(problem.what());
 }
 
 void Sandbox::when_ready(Ready ready) {
@@ -47,7 +59,7 @@ std::unique_ptr<Channel> Sandbox::open_channel(ChannelEvents& events, uint64_t s
 
 void Sandbox::set_policy(policy::Policy policy) {
   if (!options_.egress) throw no_network();
-  guest_->set_policy(policy);
+  if (guest_) guest_->set_policy(policy);
   options_.egress = std::move(policy);
 }
 
@@ -86,7 +98,12 @@ void Sandbox::end(std::string_view reason, std::function<void()> done) {
   if (!started)
     problem_ = Problem(400, "SANDBOX_ALREADY_TERMINATED", "the sandbox ended while it started");
   close_sessions(reason);
-  guest_->end();
+  if (guest_) {
+    guest_->end();
+  } else {
+    boost::asio::post(context_,
+                      [self = shared_from_this()] { self->on_ended("it had not started"); });
+  }
 }
 
 void Sandbox::on_ready() {
@@ -94,13 +111,14 @@ void Sandbox::on_ready() {
   state_ = State::kRunning;
   std::shared_ptr<Sandbox> self = shared_from_this();
   for (Ready& ready : std::exchange(waiting_, {})) ready(nullptr);
+  if (auto settled = std::exchange(settled_, nullptr)) settled();
 }
 
 void Sandbox::on_ended(const std::string& reason) {
   if (state_ == State::kEnded) return;
   std::shared_ptr<Sandbox> self = shared_from_this();
   if (state_ != State::kEnding) log_warning("{}: its machine ended: {}", id(), reason);
-  if (state_ == State::kStarting)
+  if (state_ == State::kStarting && !problem_)
     problem_ = Problem(500, "SANDBOX_START_FAILED",
                        "the sandbox's machine did not start; the server's log says why");
   state_ = State::kEnded;
@@ -108,6 +126,7 @@ void Sandbox::on_ended(const std::string& reason) {
   close_sessions("the sandbox has ended");
   guest_.reset();
   for (Ready& ready : std::exchange(waiting_, {})) ready(&*problem_);
+  if (auto settled = std::exchange(settled_, nullptr)) settled();
   if (auto ended = std::exchange(ended_, nullptr)) ended();
   answer_timer_.cancel();
   answer();

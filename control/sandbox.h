@@ -1,6 +1,6 @@
 // One sandbox: its guest, its connections, and when it ends.
 //
-// It begins with its machine's start, serves once the guest's RPC service answers, and ends by
+// It may wait for its turn to start, serves once the guest's RPC service answers, and ends by
 // end(), by its deadline, with its creator's connection when it has no deadline, or when the
 // machine dies.
 #pragma once
@@ -39,15 +39,19 @@ class Sandbox final : public GuestEvents, public std::enable_shared_from_this<Sa
   enum class State { kStarting, kRunning, kEnding, kEnded };
   using Ready = std::function<void(const Problem* problem)>;
 
-  Sandbox(boost::asio::io_context& context, GuestOptions options);
+  // `ended` is called once, at the end, and not before start() or fail() or end() was.
+  Sandbox(boost::asio::io_context& context, GuestOptions options, std::function<void()> ended);
 
   const std::string& id() const { return options_.sandbox_id; }
   const std::string& organisation() const { return options_.organisation; }
   uint64_t memory() const { return options_.memory; }  // bytes
   State state() const { return state_; }
 
-  // Starts the guest; throws a Problem. `ended` is called once, at the end. Once.
-  void start(const GuestFactory& factory, std::function<void()> ended);
+  // Starts the guest; throws a Problem, and then nothing has changed. `settled` is called when the
+  // guest serves or is gone. Once, and not when it has been ended.
+  void start(const GuestFactory& factory, std::function<void()> settled);
+  // Ends it, which was not started, for this reason.
+  void fail(const Problem& problem);
   // Calls `ready` when it serves, or with the Problem that keeps it from that; from inside this
   // call when that is known already.
   void when_ready(Ready ready);
@@ -76,15 +80,16 @@ class Sandbox final : public GuestEvents, public std::enable_shared_from_this<Sa
   void close_sessions(std::string_view reason);
   void answer();
 
+  boost::asio::io_context& context_;
   GuestOptions options_;
   State state_ = State::kStarting;
-  std::unique_ptr<Guest> guest_;
+  std::unique_ptr<Guest> guest_;  // null: not started yet, or gone
   std::set<Session*> sessions_;
   Session* creator_ = nullptr;
   std::optional<int64_t> deadline_ms_;
   BootTimer timer_;
   std::vector<Ready> waiting_;
-  std::function<void()> ended_;
+  std::function<void()> ended_, settled_;
   std::vector<std::function<void()>> answers_;  // to those who asked for its end
   boost::asio::steady_timer answer_timer_;
   std::optional<Problem> problem_;

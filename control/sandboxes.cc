@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
+#include <thread>
 
 #include "base/log.h"
 #include "control/clock.h"
@@ -13,7 +14,13 @@ namespace hutch::control {
 
 Sandboxes::Sandboxes(boost::asio::io_context& context, const Config& config, Store& store,
                      GuestFactory factory)
-    : context_(context), config_(config), store_(store), factory_(std::move(factory)) {
+    : context_(context),
+      config_(config),
+      store_(store),
+      factory_(std::move(factory)),
+      max_starting_(config.max_starting != 0
+                        ? static_cast<size_t>(config.max_starting)
+                        : std::max<size_t>(2, std::thread::hardware_concurrency())) {
   store_.stop_all_sandboxes(wall_ms());
 }
 
@@ -36,9 +43,14 @@ std::shared_ptr<Sandbox> Sandboxes::create(const std::string& organisation,
   options.memory = static_cast<uint64_t>(wanted.memory_mb) << 20;
   options.cpus = static_cast<uint32_t>(config_.cpus);
   options.egress = wanted.egress;
-  auto sandbox = std::make_shared<Sandbox>(context_, options);
+  auto sandbox =
+      std::make_shared<Sandbox>(context_, options, [this, id = options.sandbox_id] { ended(id); });
   // The machine boots while the rest is done.
-  sandbox->start(factory_, [this, id = options.sandbox_id] { ended(id); });
+  if (starting_ < max_starting_) {
+    start(*sandbox);
+  } else {
+    waiting_.push_back(sandbox);
+  }
   running_[sandbox->id()] = sandbox;
   try {
     store_.add_sandbox({sandbox->id(), organisation, config_.region, wall_ms(), {}, wanted.labels});
@@ -49,6 +61,27 @@ std::shared_ptr<Sandbox> Sandboxes::create(const std::string& organisation,
   }
   log_info("{}: starts with {} MiB and {} CPUs", sandbox->id(), wanted.memory_mb, options.cpus);
   return sandbox;
+}
+
+void Sandboxes::start(Sandbox& sandbox) {
+  sandbox.start(factory_, [this] {
+    starting_--;
+    start_waiting();
+  });
+  starting_++;
+}
+
+void Sandboxes::start_waiting() {
+  while (starting_ < max_starting_ && !waiting_.empty()) {
+    std::shared_ptr<Sandbox> sandbox = std::move(waiting_.front());
+    waiting_.pop_front();
+    if (sandbox->state() != Sandbox::State::kStarting) continue;
+    try {
+      start(*sandbox);
+    } catch (const Problem& problem) {
+      sandbox->fail(problem);
+    }
+  }
 }
 
 // What all organisations have together: the host's limits.

@@ -3,6 +3,7 @@
 
 #include <boost/asio/io_context.hpp>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -21,7 +22,8 @@ class Sandboxes {
   Sandboxes(boost::asio::io_context& context, const Config& config, Store& store,
             GuestFactory factory);
 
-  // Starts one. Throws a Problem.
+  // Starts one, or lets it wait for its turn: of those that boot at the same time each takes as
+  // long as all of them, so no more do than Config::max_starting. Throws a Problem.
   std::shared_ptr<Sandbox> create(const std::string& organisation, const SandboxConfig& wanted);
   // One that has not ended. Throws a Problem: it is not there or another's, or it has ended.
   std::shared_ptr<Sandbox> find(const std::string& organisation, const std::string& id) const;
@@ -39,6 +41,8 @@ class Sandboxes {
 
  private:
   void check_total(const SandboxConfig& wanted) const;
+  void start(Sandbox& sandbox);
+  void start_waiting();
   void ended(const std::string& id);
 
   boost::asio::io_context& context_;
@@ -46,6 +50,8 @@ class Sandboxes {
   Store& store_;
   GuestFactory factory_;
   std::map<std::string, std::shared_ptr<Sandbox>> running_;
+  size_t starting_ = 0, max_starting_;
+  std::deque<std::shared_ptr<Sandbox>> waiting_;
   std::function<void()> all_ended_;
 };
 

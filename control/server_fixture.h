@@ -44,18 +44,26 @@ enum class Behaviour {
   kDiscards,  // takes all and says nothing
   kFloods,    // sends chunks of a stream as fast as it gets credit
   kNeverEnds,
+  kStartsSlowly,  // in a tenth of a second
+  kNeverStarts,
+};
+
+// What the fakes of a fixture count together.
+struct Counts {
+  std::atomic<uint64_t> sent{0};  // bytes, by those that flood
+  std::atomic<int> starting{0}, most_starting{0};
 };
 
 // Takes at most 1000 bytes at a time, as a guest with little credit does.
 class FakeChannel final : public Channel {
  public:
   FakeChannel(asio::io_context& context, ChannelEvents& events, Behaviour behaviour,
-              uint64_t stream_base, std::atomic<uint64_t>& sent)
+              uint64_t stream_base, Counts& counts)
       : context_(context),
         events_(events),
         behaviour_(behaviour),
         stream_(stream_base),
-        sent_(sent) {
+        counts_(counts) {
     if (behaviour_ == Behaviour::kFloods) flood_later();
   }
   ~FakeChannel() override { *gone_ = true; }
@@ -114,8 +122,8 @@ class FakeChannel final : public Channel {
   void flood_later() {
     asio::post(context_, [this, gone = gone_] {
       if (*gone || *unfreed_ >= kCredit) return;
-      std::string text = stream_message(sent_ == 0 ? "start" : "enqueue");
-      sent_ += text.size();
+      std::string text = stream_message(counts_.sent == 0 ? "start" : "enqueue");
+      counts_.sent += text.size();
       auto head = piece_head(text.size(), false);
       text.insert(0, reinterpret_cast<const char*>(head.data()), head.size());
       ++*unfreed_;
@@ -143,7 +151,7 @@ class FakeChannel final : public Channel {
   ChannelEvents& events_;
   Behaviour behaviour_;
   uint64_t stream_;
-  std::atomic<uint64_t>& sent_;
+  Counts& counts_;
   std::string input_;
   std::shared_ptr<int> unfreed_ = std::make_shared<int>(0);
   std::shared_ptr<bool> gone_ = std::make_shared<bool>(false);
@@ -152,14 +160,21 @@ class FakeChannel final : public Channel {
 class FakeGuest final : public Guest {
  public:
   FakeGuest(asio::io_context& context, const GuestOptions& options, GuestEvents& events,
-            Behaviour behaviour, const NetworkLogs& logs, std::atomic<uint64_t>& sent)
-      : context_(context), events_(events), behaviour_(behaviour), sent_(sent) {
+            Behaviour behaviour, const NetworkLogs& logs, Counts& counts)
+      : context_(context),
+        events_(events),
+        behaviour_(behaviour),
+        counts_(counts),
+        timer_(context,
+               std::chrono::milliseconds(behaviour == Behaviour::kStartsSlowly ? 100 : 0)) {
     if (options.egress) {
       log_.emplace(event_log::EventLog::open(logs.create(options.sandbox_id)).value());
       log("start", "");
     }
-    asio::post(context_, [this, gone = gone_] {
-      if (*gone) return;
+    counts_.most_starting = std::max<int>(counts_.most_starting, ++counts_.starting);
+    timer_.async_wait([this, gone = gone_](boost::system::error_code error) {
+      if (*gone || error || behaviour_ == Behaviour::kNeverStarts) return;
+      started();
       if (behaviour_ != Behaviour::kFailsToStart) {
         events_.on_ready();
       } else {
@@ -167,9 +182,12 @@ class FakeGuest final : public Guest {
       }
     });
   }
-  ~FakeGuest() override { *gone_ = true; }
+  ~FakeGuest() override {
+    started();
+    *gone_ = true;
+  }
   std::unique_ptr<Channel> open_channel(ChannelEvents& events, uint64_t stream_base) override {
-    return std::make_unique<FakeChannel>(context_, events, behaviour_, stream_base, sent_);
+    return std::make_unique<FakeChannel>(context_, events, behaviour_, stream_base, counts_);
   }
   void set_policy(const policy::Policy& policy) override {
     log("policy", policy.patterns().empty() ? "" : policy.patterns().front());
@@ -184,6 +202,9 @@ class FakeGuest final : public Guest {
   }
 
  private:
+  void started() {
+    if (std::exchange(starting_, false)) counts_.starting--;
+  }
   void log(const std::string& event, const std::string& rule) {
     std::string members = fmt::format(R"("event":"{}","rule":"{}")", event, rule);
     if (!log_ || !log_->append(1, members)) throw std::runtime_error("the fake has no log");
@@ -192,7 +213,9 @@ class FakeGuest final : public Guest {
   asio::io_context& context_;
   GuestEvents& events_;
   Behaviour behaviour_;
-  std::atomic<uint64_t>& sent_;
+  Counts& counts_;
+  asio::steady_timer timer_;
+  bool starting_ = true;
   std::optional<event_log::EventLog> log_;
   std::shared_ptr<bool> gone_ = std::make_shared<bool>(false);
 };
@@ -262,7 +285,7 @@ class Fixture {
   uint16_t port() const { return server_.port(); }
 
   std::string token, other_token;
-  std::atomic<uint64_t> sent{0};  // by guests that flood
+  Counts counts;
   Config config;
 
  private:
@@ -282,7 +305,7 @@ class Fixture {
  private:
   Sandboxes sandboxes_{
       context_, config, store, [this](const GuestOptions& options, GuestEvents& events) {
-        return std::make_unique<FakeGuest>(context_, options, events, behaviour_, logs_, sent);
+        return std::make_unique<FakeGuest>(context_, options, events, behaviour_, logs_, counts);
       }};
   Server server_{context_, Services{config, store, sandboxes_, logs_}, "127.0.0.1", 0, make_tls_};
   std::thread thread_;

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <iterator>
 #include <set>
 #include <thread>
@@ -35,6 +36,30 @@ TEST_CASE("a sandbox is created, answers calls and pings, and is there for a sec
   REQUIRE(second.status == 101);
   CHECK(second.id == socket.id);
   CHECK(second.call(7, "echo", "y")["result"]["ok"] == "y");
+}
+
+TEST_CASE("no more boot at the same time than may, and the others wait for their turn") {
+  Config config;
+  config.max_starting = 2;
+  Fixture fixture(config, Behaviour::kStartsSlowly);
+  std::vector<std::future<unsigned>> all;
+  for (int i = 0; i < 7; i++)
+    all.push_back(std::async(std::launch::async, [&fixture] {
+      return Socket(fixture, kCreate, json{{"stop_at_ms", wall_ms() + 60'000}}).status;
+    }));
+  for (std::future<unsigned>& status : all) CHECK(status.get() == 101);
+  CHECK(fixture.counts.most_starting == 2);
+}
+
+TEST_CASE("one that fails to start gives its turn to the next") {
+  Config config;
+  config.max_starting = 1;
+  Fixture fixture(config, Behaviour::kFailsToStart);
+  std::vector<std::future<unsigned>> all;
+  for (int i = 0; i < 5; i++)
+    all.push_back(
+        std::async(std::launch::async, [&fixture] { return Socket(fixture, kCreate).status; }));
+  for (std::future<unsigned>& status : all) CHECK(status.get() == 500);
 }
 
 TEST_CASE("messages larger than what is held pass both ways") {

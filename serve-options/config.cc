@@ -51,6 +51,8 @@ constexpr std::array kKeys = {
               "Sandboxes that all organisations may have at a time"},
     ConfigKey{"max_total_memory_mb", &Config::max_total_memory_mb, 0, 1 << 30, "MIB",
               "Memory that all sandboxes may have at a time; 0 is no limit"},
+    ConfigKey{"max_starting", &Config::max_starting, 0, 100000, "N",
+              "Sandboxes that boot at the same time, others wait; 0 is the number of CPUs"},
     ConfigKey{"disk_reserve_mb", &Config::disk_reserve_mb, 0, 1 << 30, "MIB",
               "Start no sandbox with less free space where disks of sandboxes lie"},
     ConfigKey{"max_lifetime_s", &Config::max_lifetime_s, 1, 31536000, "SECONDS",

@@ -35,6 +35,7 @@ struct Config {
   int64_t max_sandboxes = 20;
   int64_t max_total_sandboxes = 100;
   int64_t max_total_memory_mb = 0;
+  int64_t max_starting = 0;
   int64_t disk_reserve_mb = 256;
   int64_t max_lifetime_s = 1800;
   int64_t max_connections = 1024;
