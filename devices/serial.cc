@@ -209,4 +209,37 @@ uint8_t Serial::modem_status() const {
                               when(kModemOut1, kStatusRing) | when(kModemOut2, kStatusCarrier));
 }
 
+snapshot::SavedSerial Serial::save() {
+  std::lock_guard lock(mutex_);
+  snapshot::SavedSerial saved;
+  for (size_t i = 0; i < input_count_; i++)
+    saved.input.push_back(std::byte(input_[(input_start_ + i) % kMaxInput]));
+  saved.transmitter_empty_pending = transmitter_empty_pending_;
+  saved.pending = pending_;
+  saved.interrupt_enable = interrupt_enable_;
+  saved.fifo_control = fifo_control_;
+  saved.line_control = line_control_;
+  saved.modem_control = modem_control_;
+  saved.scratch = scratch_;
+  saved.divisor = static_cast<uint16_t>(divisor_[0] | divisor_[1] << 8);
+  return saved;
+}
+
+Result<void> Serial::restore(const snapshot::SavedSerial& saved) {
+  if (saved.input.size() > kMaxInput) return fail("the serial port holds too much input");
+  std::lock_guard lock(mutex_);
+  input_start_ = 0;
+  input_count_ = saved.input.size();
+  for (size_t i = 0; i < input_count_; i++) input_[i] = std::to_integer<uint8_t>(saved.input[i]);
+  transmitter_empty_pending_ = saved.transmitter_empty_pending;
+  pending_ = saved.pending;
+  interrupt_enable_ = saved.interrupt_enable & kInterruptEnableBits;
+  fifo_control_ = saved.fifo_control & kFifoControlBits;
+  line_control_ = saved.line_control;
+  modem_control_ = saved.modem_control & kModemControlBits;
+  scratch_ = saved.scratch;
+  divisor_ = {static_cast<uint8_t>(saved.divisor), static_cast<uint8_t>(saved.divisor >> 8)};
+  return {};
+}
+
 }  // namespace hutch

@@ -16,6 +16,7 @@
 
 #include "bus/bus.h"
 #include "bus/interrupt.h"
+#include "snapshot/state.h"
 
 namespace hutch {
 
@@ -43,6 +44,11 @@ class Serial final : public BusDevice {
 
   // Gives the guest input. Returns how many bytes had room, at most kMaxInput. Any thread.
   size_t receive(std::span<const uint8_t> bytes);
+
+  // Its state while no vCPU runs, and the same in a new device. Errors: more input than there is
+  // room for.
+  snapshot::SavedSerial save();
+  Result<void> restore(const snapshot::SavedSerial& saved);
 
  private:
   // Whether input that had no room has it now; says so once.

@@ -183,6 +183,13 @@ void Vcpu::clear_exit_request() {
   std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_release);
 }
 
+Result<void> Vcpu::complete_exit() {
+  request_exit();
+  VcpuExit exit = TRY(run());
+  if (!std::holds_alternative<InterruptedExit>(exit)) return fail("KVM_RUN ran a stopped vCPU");
+  return {};
+}
+
 Result<void> Vcpu::open_statistics() {
   statistics_ = Fd(TRY(control(fd_.get(), KVM_GET_STATS_FD, "KVM_GET_STATS_FD", nullptr)));
   return {};

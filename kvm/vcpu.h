@@ -84,6 +84,10 @@ class Vcpu {
   // thread must be signalled as well if it may be inside. Any thread.
   void request_exit();
   void clear_exit_request();
+  // Completes the last exit inside KVM, whose answer it takes at the next entry only, without
+  // running the guest: before the registers are saved. Leaves an exit requested. The owner's
+  // thread.
+  Result<void> complete_exit();
 
   // Opens KVM's binary statistics of this vCPU; before it runs, since the call waits for the vCPU.
   Result<void> open_statistics();

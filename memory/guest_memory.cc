@@ -6,6 +6,8 @@
 #include <array>
 #include <cerrno>
 
+#include "base/sys.h"
+
 namespace hutch {
 namespace {
 constexpr uint64_t kPage = 4096;
@@ -45,9 +47,27 @@ Result<GuestMemory> GuestMemory::create(std::span<const GuestRange> ranges) {
   return memory;
 }
 
+Result<GuestMemory> GuestMemory::create(std::span<const GuestRange> ranges, Fd image) {
+  GuestMemory memory = TRY(create(ranges));
+  uint64_t size = TRY(file_size(image.get()));
+  if (size != memory.size())
+    return fail(fmt::format("the saved memory has {} bytes instead of {}", size, memory.size()));
+  off_t offset = 0;
+  for (const Region& region : memory.regions_) {
+    void* mapped = ::mmap(region.host, region.range.size, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, image.get(), offset);
+    if (mapped == MAP_FAILED) return fail_errno(errno, "mapping saved memory");
+    ::madvise(region.host, region.range.size, MADV_DONTDUMP);
+    offset += static_cast<off_t>(region.range.size);
+  }
+  memory.image_ = std::move(image);
+  return memory;
+}
+
 GuestMemory::GuestMemory(GuestMemory&& other) noexcept
     : regions_(std::move(other.regions_)),
       mappings_(std::exchange(other.mappings_, {})),
+      image_(std::move(other.image_)),
       observer_(other.observer_) {}
 
 GuestMemory::~GuestMemory() {

@@ -17,6 +17,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "base/fd.h"
 #include "base/result.h"
 #include "memory/address.h"
 
@@ -44,6 +45,10 @@ class GuestMemory {
   // Reserves memory for the ranges: disjoint, ascending, page-aligned. Nothing is resident until it
   // is touched; each region has inaccessible guard pages on both sides. Errors: bad ranges, ENOMEM.
   static Result<GuestMemory> create(std::span<const GuestRange> ranges);
+  // The same with the content of `image`, which holds the ranges one after another (memory_image.h)
+  // and is shared by all who use it: what is written stays private. The image must not change as
+  // long as the memory lives. Errors: an image of another size.
+  static Result<GuestMemory> create(std::span<const GuestRange> ranges, Fd image);
   GuestMemory(GuestMemory&& other) noexcept;
   GuestMemory& operator=(GuestMemory&&) = delete;
   ~GuestMemory();
@@ -77,6 +82,9 @@ class GuestMemory {
   // A buffer for the kernel to fill or drain; the VMM itself must not look into it.
   Result<iovec> view(GuestRange range) const;
 
+  // The image it was created with; not open: none.
+  int image() const { return image_.get(); }
+
   // Bytes of guest memory that are resident on the host. Costs one system call per 64 MiB.
   Result<uint64_t> resident_bytes() const;
 
@@ -93,6 +101,7 @@ class GuestMemory {
   };
   std::vector<Region> regions_;
   std::vector<Mapping> mappings_;
+  Fd image_;
   AccessObserver* observer_ = nullptr;
 };
 

@@ -10,7 +10,7 @@ import sys
 
 FLOORS = [
     ["base"],
-    ["memory", "protocol", "artefacts", "policy", "event-log"],
+    ["memory", "protocol", "artefacts", "policy", "event-log", "snapshot"],
     ["kvm", "bus", "serve-options"],
     ["virtio", "devices", "boot", "net"],
     ["vmm", "broker", "jail"],

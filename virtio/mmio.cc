@@ -283,6 +283,76 @@ Result<void> MmioTransport::resume() {
     std::optional<QueueState> state = std::exchange(queues_[index].paused, std::nullopt);
     if (state) TRY_CONTEXT(name_, start_queue(index, *state));
   }
+  if (std::exchange(was_restored_, false) && (status_ & spec::kStatusDriverOk) != 0)
+    raise(spec::kInterruptUsedBuffer);
+  return {};
+}
+
+snapshot::SavedTransport MmioTransport::save() {
+  std::lock_guard lock(mutex_);
+  snapshot::SavedTransport saved;
+  saved.status = status_;
+  saved.device_features_select = device_features_select_;
+  saved.driver_features_select = driver_features_select_;
+  saved.queue_select = queue_select_;
+  saved.driver_features = driver_features_;
+  saved.has_unknown_features = unknown_features_;
+  saved.needs_reset = needs_reset_.load(std::memory_order_acquire);
+  saved.interrupt_status = interrupt_status_.load(std::memory_order_acquire);
+  saved.config_generation = config_generation_.load(std::memory_order_acquire);
+  for (const QueueConfig& queue : queues_) {
+    QueueState state = queue.paused.value_or(QueueState());
+    saved.queues.push_back({queue.layout.size, queue.layout.descriptors.value(),
+                            queue.layout.available.value(), queue.layout.used.value(),
+                            queue.is_ready, queue.paused.has_value(), state.next_available,
+                            state.next_used});
+  }
+  return saved;
+}
+
+// Section 3.1.1: each step only after the one before it.
+Result<void> MmioTransport::check_status(uint32_t status) const {
+  uint32_t before = spec::kStatusAcknowledge;
+  for (uint32_t step : {spec::kStatusDriver, spec::kStatusFeaturesOk, spec::kStatusDriverOk}) {
+    if ((status & step) != 0 && (status & before) == 0)
+      return fail(fmt::format("{}: no driver gets to status {:#x}", name_, status));
+    before = step;
+  }
+  if ((status & ~kDriverStatusBits) != 0)
+    return fail(fmt::format("{}: there is no status {:#x}", name_, status));
+  if ((status & spec::kStatusFeaturesOk) != 0 && !features_acceptable())
+    return fail(fmt::format("{}: features {:#x} were agreed on, which it does not have", name_,
+                            driver_features_));
+  return {};
+}
+
+Result<void> MmioTransport::restore(const snapshot::SavedTransport& saved) {
+  std::lock_guard lock(mutex_);
+  if (saved.queues.size() != queues_.size())
+    return fail(
+        fmt::format("{} has {} queues instead of {}", name_, saved.queues.size(), queues_.size()));
+  driver_features_ = saved.driver_features;
+  unknown_features_ = saved.has_unknown_features;
+  TRY(check_status(saved.status));
+  status_ = saved.status;
+  device_features_select_ = saved.device_features_select;
+  driver_features_select_ = saved.driver_features_select;
+  queue_select_ = saved.queue_select;
+  config_generation_.store(saved.config_generation, std::memory_order_release);
+  needs_reset_.store(saved.needs_reset, std::memory_order_release);
+  interrupt_status_.store(
+      saved.interrupt_status & (spec::kInterruptUsedBuffer | spec::kInterruptConfigChange),
+      std::memory_order_release);
+  for (size_t i = 0; i < queues_.size(); i++) {
+    const snapshot::SavedQueue& from = saved.queues[i];
+    if (from.is_running && (!from.is_ready || (status_ & spec::kStatusDriverOk) == 0))
+      return fail(fmt::format("{}: queue {} runs without its driver", name_, i));
+    queues_[i].layout = {from.size, GuestAddress(from.descriptors), GuestAddress(from.available),
+                         GuestAddress(from.used)};
+    queues_[i].is_ready = from.is_ready;
+    if (from.is_running) queues_[i].paused = QueueState{from.next_available, from.next_used};
+  }
+  was_restored_ = true;
   return {};
 }
 

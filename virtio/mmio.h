@@ -21,6 +21,7 @@
 #include "bus/bus.h"
 #include "bus/interrupt.h"
 #include "memory/guest_memory.h"
+#include "snapshot/state.h"
 #include "virtio/device.h"
 
 namespace hutch::virtio {
@@ -56,6 +57,12 @@ class MmioTransport final : public BusDevice {
   void pause();
   Result<void> resume();
 
+  // Its state between pause() and resume(), and the same in a new transport before resume(), which
+  // then starts the queues and interrupts the driver: what it was told may have got lost. What is
+  // saved is not trusted. Errors: a state that no driver could have brought this device into.
+  snapshot::SavedTransport save();
+  Result<void> restore(const snapshot::SavedTransport& saved);
+
  private:
   struct QueueConfig {
     QueueLayout layout;       // guest-controlled
@@ -84,6 +91,7 @@ class MmioTransport final : public BusDevice {
   void write_driver_features(uint32_t value);
   void write_status(uint32_t value);
   bool features_acceptable() const;
+  Result<void> check_status(uint32_t status) const;
   void start_queues();
   Result<void> start_queue(uint16_t index, QueueState state);
   void stop_queues();
@@ -114,6 +122,7 @@ class MmioTransport final : public BusDevice {
   uint32_t driver_features_select_ = 0;
   uint64_t driver_features_ = 0;
   bool unknown_features_ = false;  // the driver accepted bits from 64 on
+  bool was_restored_ = false;      // and not resumed yet
   uint32_t queue_select_ = 0;
   std::vector<QueueConfig> queues_;
 };

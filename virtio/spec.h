@@ -226,6 +226,7 @@ constexpr uint16_t kVsockShutdown = 4;
 constexpr uint16_t kVsockReadWrite = 5;
 constexpr uint16_t kVsockCreditUpdate = 6;
 constexpr uint16_t kVsockCreditRequest = 7;
+constexpr uint32_t kVsockEventTransportReset = 0;
 constexpr uint32_t kVsockShutdownReceive = 1;
 constexpr uint32_t kVsockShutdownSend = 2;
 

@@ -28,7 +28,7 @@ Vsock::Vsock(Loop& loop, uint64_t guest_cid)
       rx_(loop, [this](const Chain& chain) { return fill(chain); }),
       tx_(loop, [this](const Chain& chain) { return receive(chain); },
           {.after_batch = [this] { rx_.run(); }}),
-      event_(loop, [](const Chain&) { return std::nullopt; }) {}
+      event_(loop, [this](const Chain& chain) { return tell(chain); }) {}
 
 DeviceTraits Vsock::traits() const {
   return {.device_id = spec::kDeviceIdVsock,
@@ -109,6 +109,15 @@ void Vsock::stream_event(Key key, uint32_t events) {
   if ((events & (EPOLLHUP | EPOLLERR)) != 0 && !link.output_shut) link.connection.reader_gone();
   settle(key, link);
   rx_.run();
+}
+
+// Section 5.10.6.7; anything else that could be told does not happen here.
+Result<std::optional<uint64_t>> Vsock::tell(const Chain& chain) {
+  if (!is_reset_due_) return std::nullopt;
+  const le32 event = spec::kVsockEventTransportReset;
+  TRY(chain.write(0, std::as_bytes(std::span(&event, 1))));
+  is_reset_due_ = false;
+  return sizeof event;
 }
 
 // --- From the guest ----------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 // but ports that the host has offered, each once; everything else is answered with RST. Memory is
 // bounded: Connection::kBufferSize per connection, kMaxConnections, kMaxStrayResets.
 //
-// Left out: SEQPACKET, more than one guest CID, live migration (the event queue stays silent).
+// Left out: SEQPACKET, more than one guest CID.
 #pragma once
 
 #include <chrono>
@@ -48,6 +48,9 @@ class Vsock final : public Device {
   // when it refuses, does not answer in kConnectTimeout, or resets the device. On the loop's
   // thread. Errors: too many connections, no descriptors left.
   Result<void> connect(uint32_t guest_port, Fd stream);
+  // Tells the guest that this is another host than its connections were made to: they are reset
+  // (section 5.10.6.7). For a machine that was restored, before its queues start.
+  void announce_reset() { is_reset_due_ = true; }
 
   DeviceTraits traits() const override;
   void read_config(uint32_t offset, std::span<uint8_t> data) override;
@@ -96,6 +99,7 @@ class Vsock final : public Device {
 
   Result<std::optional<uint64_t>> receive(const Chain& chain);
   Result<std::optional<uint64_t>> fill(const Chain& chain);
+  Result<std::optional<uint64_t>> tell(const Chain& chain);
   void open(const vsock::Packet& packet);
   Result<void> add(Key key, vsock::Connection connection, Fd stream);
   void end(Key key);
@@ -121,6 +125,7 @@ class Vsock final : public Device {
   std::deque<Key> ready_;  // links that may have something for the guest
   std::deque<Stray> strays_;
   uint32_t next_host_port_ = 0x4000'0000;
+  bool is_reset_due_ = false;
   RateLimit complaints_{4};
   QueueRunner rx_, tx_, event_;
 };
