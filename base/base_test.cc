@@ -77,6 +77,18 @@ TEST_CASE("messages carry descriptors, and a longer one than allowed is an error
   CHECK(!receive_message(right.get(), 2));
 }
 
+TEST_CASE("the last message of a peer that closes without reading all is not lost") {
+  auto [left, right] = socket_pair(SOCK_SEQPACKET).value();
+  std::array<std::byte, 1> word{std::byte{7}};
+  REQUIRE(send_message(right.get(), word, {}));
+  REQUIRE(send_message(left.get(), word, {}));
+  right.reset();
+  Result<ReceivedMessage> last = receive_message(left.get(), 64);
+  REQUIRE(last);
+  CHECK(last->bytes == std::vector(1, std::byte{7}));
+  CHECK(receive_message(left.get(), 64).value().bytes.empty());
+}
+
 TEST_CASE("a loop runs watches, timers and posted functions until it is stopped") {
   std::unique_ptr<Loop> loop = Loop::create().value();
   EventFd event = EventFd::create().value();

@@ -39,6 +39,7 @@ class Names final : public NameLookup, public LiteralPolicy, public DnsResponder
 
   const Dns::Counters& dns_counters() const { return dns_.counters(); }
   NameTable& table() { return table_; }
+  const NameTable& table() const { return table_; }
 
  private:
   bool allows_literal(const IpAddress& address, uint16_t port) const;

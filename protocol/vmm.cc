@@ -13,6 +13,7 @@ enum StartFlag : uint8_t {
   kHasConsoleInput = 16,
   kHasNetwork = 32,
   kHasIpv6 = 64,
+  kIsRestore = 128,
 };
 
 constexpr size_t kMaxCounters = 4096;
@@ -43,6 +44,16 @@ Policy decode_policy_fields(Decoder& in) {
   policy.allows_all = in.u8() != 0;
   policy.patterns = in.strings();
   return policy;
+}
+
+void encode_key(Encoder& out, const SavedKey& key) {
+  for (std::byte byte : key) out.u8(std::to_integer<uint8_t>(byte));
+}
+
+SavedKey decode_key(Decoder& in) {
+  SavedKey key;
+  for (std::byte& byte : key) byte = std::byte(in.u8());
+  return key;
 }
 
 Result<Report> decode_counters(Decoder& in) {
@@ -81,7 +92,8 @@ const char* name(EndReason reason) {
 
 Packet encode(const Start& message) {
   uint8_t flags = 0;
-  std::vector<int> fds{message.kvm.get(), message.kernel.get()};
+  std::vector<int> fds{message.kvm.get()};
+  if (!message.restore) fds.push_back(message.kernel.get());
   auto optional = [&](const Fd& fd, StartFlag flag) {
     if (!fd) return;
     flags |= flag;
@@ -90,6 +102,7 @@ Packet encode(const Start& message) {
   if (message.pit) flags |= kHasPit;
   if (message.network) flags |= kHasNetwork;
   if (message.network && message.network->ipv6) flags |= kHasIpv6;
+  if (message.restore) flags |= kIsRestore;
   optional(message.initramfs, kHasInitramfs);
   optional(message.agent, kHasAgent);
   optional(message.console_output, kHasConsoleOutput);
@@ -109,6 +122,11 @@ Packet encode(const Start& message) {
   if (message.network) {
     encode_policy(out, message.network->policy);
     fds.push_back(message.network->broker.get());
+  }
+  if (message.restore) {
+    encode_key(out, message.restore->key);
+    fds.push_back(message.restore->memory.get());
+    fds.push_back(message.restore->state.get());
   }
   return {out.take(), std::move(fds)};
 }
@@ -140,6 +158,7 @@ Result<Start> decode_start(std::span<const std::byte> bytes, std::vector<Fd> fds
     message.network.emplace().policy = decode_policy_fields(in);
     message.network->ipv6 = (flags & kHasIpv6) != 0;
   }
+  if (flags & kIsRestore) message.restore.emplace().key = decode_key(in);
   TRY(in.finish("Start"));
 
   if (message.cpus < 1 || message.cpus > kMaxCpus)
@@ -156,13 +175,17 @@ Result<Start> decode_start(std::span<const std::byte> bytes, std::vector<Fd> fds
   message.description = static_cast<Description>(description);
   message.pit = (flags & kHasPit) != 0;
   message.kvm = TRY(take_fd());
-  message.kernel = TRY(take_fd());
+  if (!message.restore) message.kernel = TRY(take_fd());
   if (flags & kHasInitramfs) message.initramfs = TRY(take_fd());
   if (flags & kHasAgent) message.agent = TRY(take_fd());
   if (flags & kHasConsoleOutput) message.console_output = TRY(take_fd());
   if (flags & kHasConsoleInput) message.console_input = TRY(take_fd());
   for (Disk& disk : message.disks) disk.file = TRY(take_fd());
   if (message.network) message.network->broker = TRY(take_fd());
+  if (message.restore) {
+    message.restore->memory = TRY(take_fd());
+    message.restore->state = TRY(take_fd());
+  }
   if (next_fd != fds.size()) return fail("Start with descriptors that nothing names");
   return message;
 }
@@ -248,6 +271,36 @@ Result<Ended> decode_ended(std::span<const std::byte> bytes) {
   return message;
 }
 
+Packet encode(const Save& message) {
+  Encoder out = begin(MessageType::kSave);
+  encode_key(out, message.key);
+  return {out.take(), {message.memory.get(), message.state.get()}};
+}
+
+Result<Save> decode_save(std::span<const std::byte> bytes, std::vector<Fd> fds) {
+  Decoder in = TRY(open(bytes, MessageType::kSave));
+  Save message;
+  message.key = decode_key(in);
+  TRY(in.finish("Save"));
+  if (fds.size() != 2) return fail("Save needs exactly two descriptors");
+  message.memory = std::move(fds[0]);
+  message.state = std::move(fds[1]);
+  return message;
+}
+
+Packet encode(const Saved& message) {
+  return {begin(MessageType::kSaved).u64(message.memory_bytes).string(message.problem).take(), {}};
+}
+
+Result<Saved> decode_saved(std::span<const std::byte> bytes) {
+  Decoder in = TRY(open(bytes, MessageType::kSaved));
+  Saved message;
+  message.memory_bytes = in.u64();
+  message.problem = in.string();
+  TRY(in.finish("Saved"));
+  return message;
+}
+
 Packet encode_plain(MessageType type) {
   return {begin(type).take(), {}};
 }
@@ -256,9 +309,9 @@ Result<MessageType> type_of(std::span<const std::byte> bytes) {
   if (bytes.empty()) return fail("an empty message");
   auto type = static_cast<uint8_t>(bytes[0]);
   bool known = (type >= static_cast<uint8_t>(MessageType::kStart) &&
-                type <= static_cast<uint8_t>(MessageType::kPolicy)) ||
+                type <= static_cast<uint8_t>(MessageType::kSave)) ||
                (type >= static_cast<uint8_t>(MessageType::kMark) &&
-                type <= static_cast<uint8_t>(MessageType::kEnded));
+                type <= static_cast<uint8_t>(MessageType::kSaved));
   if (!known) return fail(fmt::format("a message of unknown type {}", type));
   return static_cast<MessageType>(type);
 }

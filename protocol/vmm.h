@@ -8,6 +8,12 @@
 //   Start + descriptors  ->
 //                        <-               Mark (first_run, init, agent), each once
 //   Policy               ->            which hosts the guest may reach from now on
+//   Pause                ->
+//                        <-               Paused: no processor runs, no queue is served
+//   Save + descriptors   ->            only while it is paused
+//                        <-               Saved
+//   Resume               ->
+//                        <-               Resumed
 //   Query                ->
 //                        <-               Report
 //   Stop                 ->
@@ -18,6 +24,7 @@
 // launcher's end closes, the VMM ends its machine.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -43,9 +50,15 @@ enum class MessageType : uint8_t {
   kStop = 3,   // no fields
   kConnect = 4,
   kPolicy = 5,
+  kPause = 6,   // no fields
+  kResume = 7,  // no fields
+  kSave = 8,
   kMark = 65,
   kReport = 66,
   kEnded = 67,
+  kPaused = 68,   // no fields
+  kResumed = 69,  // no fields
+  kSaved = 70,
 };
 
 // How the machine is described to the guest kernel.
@@ -74,6 +87,17 @@ struct Network {
   Fd broker;          // SOCK_SEQPACKET, protocol/broker.h
 };
 
+// Ties what is saved to who saves it: see snapshot/fields.h.
+using SavedKey = std::array<std::byte, 16>;
+
+// A saved machine to go on with instead of a boot. Processors, memory and devices must be those
+// that it was saved with.
+struct Restore {
+  Fd memory;  // an image (memory/memory_image.h) that does not change any more
+  Fd state;
+  SavedKey key{};
+};
+
 struct Start {
   uint32_t cpus = 1;               // 1 to kMaxCpus
   uint64_t memory = 256ull << 20;  // bytes, a multiple of 1 MiB, kMinMemory to kMaxMemory
@@ -81,13 +105,26 @@ struct Start {
   std::string command_line;        // of the kernel; the VMM adds what describes the machine
   bool pit = false;                // an emulated 8254 timer also beside a device tree
   Fd kvm;                          // an open /dev/kvm
-  Fd kernel;                       // ELF vmlinux or bzImage
+  Fd kernel;                       // ELF vmlinux or bzImage; not with `restore`
   Fd initramfs;                    // optional
   Fd agent;                        // optional: stream socket bridged to the agent's connection
   Fd console_output;               // optional: gets the serial console's bytes; may drop when slow
   Fd console_input;                // optional: feeds the serial console
   std::vector<Disk> disks;         // at most kMaxDisks, /dev/vda first
   std::optional<Network> network;  // none: the guest has no network device
+  // Goes on with this; kernel, initramfs and command_line are not used then.
+  std::optional<Restore> restore;
+};
+
+// Where a paused machine is saved: two empty files.
+struct Save {
+  Fd memory;
+  Fd state;
+  SavedKey key{};
+};
+struct Saved {
+  uint64_t memory_bytes = 0;  // that are no holes
+  std::string problem;        // why it could not be saved; empty: it was
 };
 
 // A new stream to a vsock port of the guest; the descriptor is closed when the guest refuses.
@@ -146,7 +183,9 @@ Packet encode(const Policy& message);
 Packet encode(const Mark& message);
 Packet encode(const Report& message);
 Packet encode(const Ended& message);
-Packet encode_plain(MessageType type);  // kQuery, kStop
+Packet encode(const Save& message);
+Packet encode(const Saved& message);
+Packet encode_plain(MessageType type);  // those without fields
 
 // The type of a received packet; an error when it is empty or unknown.
 Result<MessageType> type_of(std::span<const std::byte> bytes);
@@ -157,5 +196,7 @@ Result<Policy> decode_policy(std::span<const std::byte> bytes);
 Result<Mark> decode_mark(std::span<const std::byte> bytes);
 Result<Report> decode_report(std::span<const std::byte> bytes);
 Result<Ended> decode_ended(std::span<const std::byte> bytes);
+Result<Save> decode_save(std::span<const std::byte> bytes, std::vector<Fd> fds);
+Result<Saved> decode_saved(std::span<const std::byte> bytes);
 
 }  // namespace hutch::protocol::vmm

@@ -123,11 +123,15 @@ Result<std::vector<Fields>> Fields::groups(uint32_t number) const {
 }
 
 std::vector<std::byte> seal(const FieldWriter& fields, const Key& key) {
-  FileHeader header{kMagic, kVersion, 0, fields.body().size(), 0};
-  header.hash = hash_of(header, fields.body(), key);
+  return seal_body(fields.body(), key);
+}
+
+std::vector<std::byte> seal_body(std::span<const std::byte> body, const Key& key) {
+  FileHeader header{kMagic, kVersion, 0, body.size(), 0};
+  header.hash = hash_of(header, body, key);
   std::vector<std::byte> file;
   append(file, bytes_of(header));
-  append(file, fields.body());
+  append(file, body);
   return file;
 }
 

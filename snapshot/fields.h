@@ -80,6 +80,7 @@ class Fields {
 
 // A whole file of these fields.
 std::vector<std::byte> seal(const FieldWriter& fields, const Key& key);
+std::vector<std::byte> seal_body(std::span<const std::byte> body, const Key& key);
 // The body of a file. Errors: not such a file, another version, cut short, changed, another's.
 Result<std::span<const std::byte>> open_sealed(std::span<const std::byte> file, const Key& key);
 

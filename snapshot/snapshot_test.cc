@@ -19,7 +19,6 @@ Bytes bytes(std::string_view text) {
 SavedMachine some_machine() {
   SavedMachine machine;
   machine.memory = 256 << 20;
-  machine.has_console = true;
   machine.cpuid = bytes("cpuid");
   machine.clock = bytes("clock");
   machine.interrupt_controllers = {bytes("one"), bytes("two"), bytes("three")};
@@ -37,7 +36,7 @@ SavedMachine some_machine() {
   device.transport.driver_features = 1ull << 32;
   device.transport.queues = {{256, 0x1000, 0x2000, 0x3000, true, true, 65535, 65534}, {}};
   machine.devices = {device, SavedDevice()};
-  machine.names = bytes("names");
+  machine.names = {{"one.example", 5}, {"two.example", 6}};
   return machine;
 }
 
@@ -113,5 +112,8 @@ TEST_CASE("numbers beyond their range and lists beyond their bounds are refused"
   CHECK(!decode_machine(*Fields::parse(encode(machine).body())));
   machine = some_machine();
   machine.devices.resize(65);
+  CHECK(!decode_machine(*Fields::parse(encode(machine).body())));
+  machine = some_machine();
+  machine.names.resize(4097);
   CHECK(!decode_machine(*Fields::parse(encode(machine).body())));
 }

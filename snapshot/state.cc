@@ -10,20 +10,23 @@ namespace {
 constexpr size_t kMaxVcpus = 64;
 constexpr size_t kMaxDevices = 64;
 constexpr size_t kMaxQueues = 64;
+constexpr size_t kMaxNames = 4096;
 
 // A number is never used for anything else, also when its field is gone.
 namespace machine {
 enum : uint32_t {
   kMemory = 1,
-  kHasConsole = 2,
-  kCpuid = 3,
-  kClock = 4,
-  kInterruptController = 5,
-  kVcpu = 6,
-  kSerial = 7,
-  kDevice = 8,
-  kNames = 9
+  kCpuid = 2,
+  kClock = 3,
+  kInterruptController = 4,
+  kVcpu = 5,
+  kSerial = 6,
+  kDevice = 7,
+  kName = 8,
 };
+}
+namespace name {
+enum : uint32_t { kText = 1, kAddress = 2 };
 }
 namespace vcpu {
 enum : uint32_t {
@@ -96,6 +99,11 @@ Result<T> number(const Fields& fields, uint32_t field) {
   return static_cast<T>(TRY(fields.u64(field, std::numeric_limits<T>::max())));
 }
 
+Result<bool> flag(const Fields& fields, uint32_t field) {
+  uint64_t value = TRY(fields.u64(field, 1));
+  return value != 0;
+}
+
 FieldWriter encode(const SavedVcpu& saved) {
   FieldWriter writer;
   writer.bytes(vcpu::kRegisters, saved.registers)
@@ -153,10 +161,8 @@ Result<SavedQueue> decode_queue(const Fields& fields) {
   saved.descriptors = TRY(fields.u64(queue::kDescriptors));
   saved.available = TRY(fields.u64(queue::kAvailable));
   saved.used = TRY(fields.u64(queue::kUsed));
-  saved.is_ready = TRY(fields.u64(queue::kIsReady, 1))
-  != 0;
-  saved.is_running = TRY(fields.u64(queue::kIsRunning, 1))
-  != 0;
+  saved.is_ready = TRY(flag(fields, queue::kIsReady));
+  saved.is_running = TRY(flag(fields, queue::kIsRunning));
   saved.next_available = TRY(number<uint16_t>(fields, queue::kNextAvailable));
   saved.next_used = TRY(number<uint16_t>(fields, queue::kNextUsed));
   return saved;
@@ -188,10 +194,8 @@ Result<SavedDevice> decode_device(const Fields& fields) {
   transport.driver_features_select = TRY(number<uint32_t>(fields, device::kDriverFeaturesSelect));
   transport.queue_select = TRY(number<uint32_t>(fields, device::kQueueSelect));
   transport.driver_features = TRY(fields.u64(device::kDriverFeatures));
-  transport.has_unknown_features = TRY(fields.u64(device::kUnknownFeatures, 1))
-  != 0;
-  transport.needs_reset = TRY(fields.u64(device::kNeedsReset, 1))
-  != 0;
+  transport.has_unknown_features = TRY(flag(fields, device::kUnknownFeatures));
+  transport.needs_reset = TRY(flag(fields, device::kNeedsReset));
   transport.interrupt_status = TRY(number<uint32_t>(fields, device::kInterruptStatus));
   transport.config_generation = TRY(number<uint32_t>(fields, device::kConfigGeneration));
   for (const Fields& each : TRY(fields.groups(device::kQueue))) {
@@ -218,8 +222,7 @@ FieldWriter encode(const SavedSerial& saved) {
 Result<SavedSerial> decode_serial(const Fields& fields) {
   SavedSerial saved;
   saved.input = TRY(copy(fields, serial::kInput));
-  saved.transmitter_empty_pending = TRY(fields.u64(serial::kTransmitterEmpty, 1))
-  != 0;
+  saved.transmitter_empty_pending = TRY(flag(fields, serial::kTransmitterEmpty));
   saved.pending = TRY(number<uint8_t>(fields, serial::kPending));
   saved.interrupt_enable = TRY(number<uint8_t>(fields, serial::kInterruptEnable));
   saved.fifo_control = TRY(number<uint8_t>(fields, serial::kFifoControl));
@@ -235,7 +238,6 @@ Result<SavedSerial> decode_serial(const Fields& fields) {
 FieldWriter encode(const SavedMachine& saved) {
   FieldWriter writer;
   writer.u64(machine::kMemory, saved.memory)
-      .u64(machine::kHasConsole, saved.has_console)
       .bytes(machine::kCpuid, saved.cpuid)
       .bytes(machine::kClock, saved.clock);
   for (const Bytes& each : saved.interrupt_controllers)
@@ -243,15 +245,15 @@ FieldWriter encode(const SavedMachine& saved) {
   for (const SavedVcpu& each : saved.vcpus) writer.group(machine::kVcpu, encode(each));
   writer.group(machine::kSerial, encode(saved.serial));
   for (const SavedDevice& each : saved.devices) writer.group(machine::kDevice, encode(each));
-  writer.bytes(machine::kNames, saved.names);
+  for (const SavedName& each : saved.names)
+    writer.group(machine::kName,
+                 FieldWriter().text(name::kText, each.name).u64(name::kAddress, each.address));
   return writer;
 }
 
 Result<SavedMachine> decode_machine(const Fields& fields) {
   SavedMachine saved;
   saved.memory = TRY(fields.u64(machine::kMemory));
-  saved.has_console = TRY(fields.u64(machine::kHasConsole, 1))
-  != 0;
   saved.cpuid = TRY(copy(fields, machine::kCpuid));
   saved.clock = TRY(copy(fields, machine::kClock));
   for (const Fields& each : TRY(fields.groups(machine::kInterruptController))) {
@@ -267,7 +269,11 @@ Result<SavedMachine> decode_machine(const Fields& fields) {
     if (saved.devices.size() == kMaxDevices) return fail("too many devices");
     saved.devices.push_back(TRY(decode_device(each)));
   }
-  saved.names = TRY(copy(fields, machine::kNames));
+  for (const Fields& each : TRY(fields.groups(machine::kName))) {
+    if (saved.names.size() == kMaxNames) return fail("too many names");
+    std::string text = TRY(each.text(name::kText));
+    saved.names.push_back({ std::move(text), TRY(number<uint32_t>(each, name::kAddress)) });
+  }
   return saved;
 }
 

@@ -75,16 +75,22 @@ struct SavedSerial {
   bool operator==(const SavedSerial&) const = default;
 };
 
+// What an address of the guest's network stands for (net/name_table.h).
+struct SavedName {
+  std::string name;
+  uint32_t address = 0;
+  bool operator==(const SavedName&) const = default;
+};
+
 struct SavedMachine {
-  uint64_t memory = 0;  // bytes
-  bool has_console = false;
+  uint64_t memory = 0;                       // bytes
   Bytes cpuid;                               // kvm_cpuid_entry2, of all processors
   Bytes clock;                               // kvm_clock_data
   std::vector<Bytes> interrupt_controllers;  // kvm_irqchip: PIC master, PIC slave, IOAPIC
   std::vector<SavedVcpu> vcpus;
   SavedSerial serial;
   std::vector<SavedDevice> devices;
-  Bytes names;  // of the network: net/names.h
+  std::vector<SavedName> names;
   bool operator==(const SavedMachine&) const = default;
 };
 

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "base/sys.h"
+#include "memory/memory_image.h"
 #include "protocol/vmm.h"
 #include "vmm/control.h"
 
@@ -82,7 +83,7 @@ inline std::optional<TinyRun> run_tiny_guest(
   pid_t child = ::fork();
   if (child == 0) {
     here.reset();
-    ::_exit(hutch::vmm::serve_control(std::move(there)));
+    ::_exit(hutch::vmm::serve_control(std::move(there), open_page_map().value()));
   }
   there.reset();
   vmm::Packet packet = vmm::encode(start);

@@ -13,14 +13,14 @@ using namespace protocol::vmm;
 
 class Session final : public MachineListener {
  public:
-  Session(Fd socket, std::unique_ptr<Loop> loop)
-      : socket_(std::move(socket)), loop_(std::move(loop)) {}
+  Session(Fd socket, Fd page_map, std::unique_ptr<Loop> loop)
+      : socket_(std::move(socket)), page_map_(std::move(page_map)), loop_(std::move(loop)) {}
 
   Result<void> run() {
     ReceivedMessage first = TRY(receive_message(socket_.get(), kMaxMessage));
     if (first.bytes.empty()) return fail("the launcher closed the control socket before Start");
     Start start = TRY(decode_start(first.bytes, std::move(first.fds)));
-    machine_ = TRY(Machine::create(std::move(start), *loop_, *this));
+    machine_ = TRY(Machine::create(std::move(start), page_map_.get(), *loop_, *this));
     watch_ = TRY(loop_->watch(socket_.get(), EPOLLIN, [this](uint32_t) { on_message(); }));
     TRY(machine_->release());
     return loop_->run();
@@ -48,6 +48,7 @@ class Session final : public MachineListener {
 
  private:
   void on_mark(Mark mark) override { send(encode(mark)); }
+  void on_paused() override { send(encode_plain(MessageType::kPaused)); }
 
   void on_stopped(const Ending& ending) override {
     ending_ = ending;
@@ -82,6 +83,15 @@ class Session final : public MachineListener {
       }
       case MessageType::kPolicy:
         return machine_->set_policy(TRY(decode_policy(message.bytes)));
+      case MessageType::kPause:
+        return machine_->pause();
+      case MessageType::kResume:
+        TRY(machine_->resume());
+        send(encode_plain(MessageType::kResumed));
+        return {};
+      case MessageType::kSave:
+        send(encode(TRY(machine_->save(TRY(decode_save(message.bytes, std::move(message.fds)))))));
+        return {};
       default:
         return fail("a message that only the VMM sends");
     }
@@ -94,6 +104,7 @@ class Session final : public MachineListener {
   }
 
   Fd socket_;
+  Fd page_map_;
   std::unique_ptr<Loop> loop_;
   std::unique_ptr<Machine> machine_;
   Watch watch_;
@@ -102,7 +113,7 @@ class Session final : public MachineListener {
 
 }  // namespace
 
-int serve_control(Fd socket) {
+int serve_control(Fd socket, Fd page_map) {
   // One heap for all threads: less memory, and fewer system calls to allow.
   ::mallopt(M_ARENA_MAX, 1);
   Result<std::unique_ptr<Loop>> loop = Loop::create();
@@ -111,7 +122,7 @@ int serve_control(Fd socket) {
     return 1;
   }
   // Never destroyed: the process ends at once, and its filter allows no more than it must.
-  auto* session = new Session(std::move(socket), *std::move(loop));
+  auto* session = new Session(std::move(socket), std::move(page_map), *std::move(loop));
   return session->finish(session->run());
 }
 

@@ -111,4 +111,21 @@ void GuestNetwork::add_to(std::vector<protocol::vmm::Counter>& counters) const {
   });
 }
 
+std::vector<snapshot::SavedName> GuestNetwork::save_names() const {
+  std::vector<snapshot::SavedName> saved;
+  thread_->loop().run_on_loop([&] {
+    for (net::NameTable::Entry& entry : names_.table().save())
+      saved.push_back({std::move(entry.name), entry.address});
+  });
+  return saved;
+}
+
+Result<void> GuestNetwork::restore_names(const std::vector<snapshot::SavedName>& saved) {
+  std::vector<net::NameTable::Entry> entries;
+  for (const snapshot::SavedName& name : saved) entries.push_back({name.name, name.address});
+  Result<void> restored;
+  thread_->loop().run_on_loop([&] { restored = names_.table().restore(entries, monotonic_ns()); });
+  return restored;
+}
+
 }  // namespace hutch::vmm

@@ -12,6 +12,7 @@
 #include "net/backend.h"
 #include "net/names.h"
 #include "protocol/vmm.h"
+#include "snapshot/state.h"
 #include "virtio/net/net.h"
 #include "vmm/broker_client.h"
 #include "vmm/loop_thread.h"
@@ -36,6 +37,9 @@ class GuestNetwork {
   // From now on this is the policy: flows that it does not allow are reset before this returns.
   Result<void> set_policy(const protocol::vmm::Policy& policy);
   void add_to(std::vector<protocol::vmm::Counter>& counters) const;
+  // The addresses that stand for names; flows are not kept: the guest is told that they are gone.
+  std::vector<snapshot::SavedName> save_names() const;
+  Result<void> restore_names(const std::vector<snapshot::SavedName>& saved);
 
  private:
   // The device's far side for as long as it lives: the backend while there is one.

@@ -1,7 +1,6 @@
 #include "vmm/machine.h"
 
 #include <poll.h>
-#include <sys/random.h>
 #include <unistd.h>
 
 #include <array>
@@ -14,6 +13,7 @@
 #include "protocol/agent.h"
 #include "virtio/block/file.h"
 #include "virtio/spec.h"
+#include "vmm/saved_machine.h"
 #include "vmm/seccomp.h"
 #include "vmm/vcpu_setup.h"
 
@@ -35,28 +35,28 @@ bool uses_device_tree(Description description, const boot::LoadedKernel& kernel)
   return description == Description::kDeviceTree;
 }
 
-template <size_t kSize>
-Result<std::vector<std::byte>> random_bytes() {
-  std::vector<std::byte> bytes(kSize);
-  if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size()))
-    return fail_errno(errno, "reading random bytes");
-  return bytes;
-}
-
 }  // namespace
 
-Result<std::unique_ptr<Machine>> Machine::create(protocol::vmm::Start start, Loop& loop,
-                                                 MachineListener& listener) {
+Result<std::unique_ptr<Machine>> Machine::create(protocol::vmm::Start start, int page_map,
+                                                 Loop& loop, MachineListener& listener) {
   StartSteps steps;
   std::vector<GuestRange> ranges = boot::memory_ranges(start.memory);
-  GuestMemory memory = TRY(GuestMemory::create(ranges));
   kvm::Kvm kvm = TRY(kvm::Kvm::create(std::move(start.kvm)));
+  std::vector<kvm_cpuid_entry2> cpuid = TRY(machine_cpuid(kvm, start.cpus));
+  std::optional<snapshot::SavedMachine> saved;
+  if (start.restore) {
+    saved = TRY_CONTEXT("the saved machine",
+                        read_saved(*start.restore, start, vcpu_cpuid(cpuid, 0, start.cpus)));
+    steps.done("saved_state");
+  }
+  GuestMemory memory = TRY(saved ? GuestMemory::create(ranges, std::move(start.restore->memory))
+                                 : GuestMemory::create(ranges));
   steps.done("memory");
   kvm::Vm vm = TRY(kvm::Vm::create(kvm));
   steps.done("create_vm");
 
   std::unique_ptr<Machine> self(
-      new Machine(std::move(memory), std::move(kvm), std::move(vm), loop, listener));
+      new Machine(std::move(memory), std::move(kvm), std::move(vm), page_map, loop, listener));
   self->steps_ = std::move(steps);
   // Memory first: a slot that follows the interrupt controllers waits for a grace period.
   uint32_t slot = 0;
@@ -69,13 +69,18 @@ Result<std::unique_ptr<Machine>> Machine::create(protocol::vmm::Start start, Loo
   self->steps_.done("fixed_pages");
   TRY(self->vm_.create_interrupt_controllers());
   self->steps_.done("interrupt_controllers");
-  TRY(self->create_vcpus(start.cpus));
+  TRY(self->create_vcpus(cpuid, start.cpus));
   self->steps_.done("vcpus");
   TRY(self->add_platform_devices(start));
   TRY(self->add_virtio_devices(start));
   self->steps_.done("devices");
-  TRY(self->load(start));
-  self->steps_.done("load");
+  if (saved) {
+    TRY_CONTEXT("the saved machine", self->restore_state(*saved));
+    self->steps_.done("restore");
+  } else {
+    TRY(self->load(start));
+    self->steps_.done("load");
+  }
   for (uint32_t index = 0; index < start.cpus; index++)
     self->threads_.push_back(
         TRY(VcpuThread::start(std::move(self->vcpus_[index]), index, self->environment_)));
@@ -84,10 +89,11 @@ Result<std::unique_ptr<Machine>> Machine::create(protocol::vmm::Start start, Loo
   return self;
 }
 
-Machine::Machine(GuestMemory memory, kvm::Kvm kvm, kvm::Vm vm, Loop& loop,
+Machine::Machine(GuestMemory memory, kvm::Kvm kvm, kvm::Vm vm, int page_map, Loop& loop,
                  MachineListener& listener)
     : loop_(loop),
       listener_(listener),
+      page_map_(page_map),
       memory_(std::move(memory)),
       kvm_(std::move(kvm)),
       vm_(std::move(vm)),
@@ -99,6 +105,7 @@ Machine::Machine(GuestMemory memory, kvm::Kvm kvm, kvm::Vm vm, Loop& loop,
           .on_first_run = [this] { post_mark(MarkKind::kFirstRun); },
           .on_first_exit = [this] { post_mark(MarkKind::kKernel); },
           .on_end = [this](Ending ending) { loop_.post([this, ending] { stop(ending); }); },
+          .on_paused = [this] { loop_.post([this] { on_vcpu_paused(); }); },
           .on_thread_end = [this] { loop_.post([this] { on_vcpu_ended(); }); },
       } {}
 
@@ -107,8 +114,8 @@ Machine::~Machine() {
   if (network_) network_->disconnect();
 }
 
-Result<void> Machine::create_vcpus(uint32_t count) {
-  std::vector<kvm_cpuid_entry2> cpuid = TRY(machine_cpuid(kvm_, count));
+Result<void> Machine::create_vcpus(std::span<const kvm_cpuid_entry2> cpuid, uint32_t count) {
+  cpuid_ = vcpu_cpuid({cpuid.begin(), cpuid.end()}, 0, count);
   for (uint32_t index = 0; index < count; index++) {
     kvm::Vcpu vcpu = TRY(kvm::Vcpu::create(kvm_, vm_, index));
     TRY(set_up_vcpu(vcpu, cpuid, index, count));
@@ -138,9 +145,9 @@ Result<void> Machine::load(protocol::vmm::Start& start) {
     input.initramfs = TRY_CONTEXT("loading the initramfs",
                                   boot::load_initramfs(memory_, start.initramfs.get(), rest));
   }
-  input.random_seed = TRY(random_bytes<64>());
-  std::vector<std::byte> generation = TRY(random_bytes<16>());
-  TRY(memory_.write_bytes(parts_.generation_id, generation));
+  input.random_seed.resize(64);
+  TRY(fill_random(input.random_seed));
+  TRY(renew_generation_id());
 
   kvm::Vcpu& first = vcpus_.front();
   if (uses_device_tree(start.description, kernel)) {
@@ -248,6 +255,7 @@ Result<void> Machine::add_virtio_devices(protocol::vmm::Start& start) {
   }
   auto vsock = std::make_unique<virtio::Vsock>(loop_, kGuestCid);
   vsock_ = vsock.get();
+  if (start.restore) vsock_->announce_reset();
   if (start.agent)
     vsock_->offer(protocol::agent::kHostPort, std::move(start.agent),
                   [this] { post_mark(MarkKind::kAgent); });
@@ -266,6 +274,7 @@ Result<void> Machine::add_virtio(const char* name, std::unique_ptr<virtio::Devic
   GuestAddress address = *boot::kVirtioMmio.offset(index * boot::kMmioSlotSize);
   uint32_t pin = boot::kVirtioInterrupts[index];
   VirtioDevice entry;
+  entry.name = name;
   entry.line = TRY(add_interrupt(pin));
   entry.device = std::move(device);
   entry.transport = TRY(virtio::MmioTransport::create(name, memory_, *entry.device, *entry.line));

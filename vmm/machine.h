@@ -17,6 +17,7 @@
 #include "kvm/vcpu.h"
 #include "memory/guest_memory.h"
 #include "protocol/vmm.h"
+#include "snapshot/state.h"
 #include "virtio/block/block.h"
 #include "virtio/mmio.h"
 #include "virtio/rng.h"
@@ -33,6 +34,8 @@ class MachineListener {
  public:
   virtual ~MachineListener() = default;
   virtual void on_mark(protocol::vmm::Mark mark) = 0;
+  // After pause(): nothing of the machine moves.
+  virtual void on_paused() = 0;
   // All vCPUs have stopped, for the first reason that came up. Last call.
   virtual void on_stopped(const Ending& ending) = 0;
 };
@@ -41,14 +44,25 @@ class Machine final : PowerEvents {
  public:
   // Takes the descriptors in `start`. `loop` and `listener` outlive the machine. Errors: a bad
   // kernel image or disk, too little host memory, a KVM that lacks something.
-  static Result<std::unique_ptr<Machine>> create(protocol::vmm::Start start, Loop& loop,
-                                                 MachineListener& listener);
+  // `page_map`: see open_page_map(); it outlives the machine. With `start.restore` the machine goes
+  // on where the saved one stood; errors then also: a saved machine that is damaged, or of other
+  // processors, memory or devices.
+  static Result<std::unique_ptr<Machine>> create(protocol::vmm::Start start, int page_map,
+                                                 Loop& loop, MachineListener& listener);
   ~Machine() override;
 
   // Narrows this thread and every other one, then starts the guest. Once.
   Result<void> release();
   // Ends the machine for this reason unless it is ending already; on_stopped follows.
   void stop(Ending ending);
+  // Stops the processors, then the devices; on_paused follows, unless the machine ends first.
+  // Errors: it is paused already.
+  Result<void> pause();
+  // Lets a paused machine go on.
+  Result<void> resume();
+  // Writes a paused machine to files; what the guest has in flight on disks and networks is no part
+  // of it.
+  Result<protocol::vmm::Saved> save(const protocol::vmm::Save& save);
   // Opens a stream to a port of the guest; the descriptor is closed when the guest refuses.
   Result<void> connect(uint32_t guest_port, Fd stream);
   // Which hosts the guest may reach from now on. An error without a network.
@@ -70,13 +84,15 @@ class Machine final : PowerEvents {
     EventFd event_;
   };
   struct VirtioDevice {
+    std::string name;
     std::unique_ptr<InterruptLine> line;
     std::unique_ptr<virtio::Device> device;
     std::unique_ptr<virtio::MmioTransport> transport;
   };
 
-  Machine(GuestMemory memory, kvm::Kvm kvm, kvm::Vm vm, Loop& loop, MachineListener& listener);
-  Result<void> create_vcpus(uint32_t count);
+  Machine(GuestMemory memory, kvm::Kvm kvm, kvm::Vm vm, int page_map, Loop& loop,
+          MachineListener& listener);
+  Result<void> create_vcpus(std::span<const kvm_cpuid_entry2> cpuid, uint32_t count);
   Result<void> load(protocol::vmm::Start& start);
   Result<void> add_platform_devices(protocol::vmm::Start& start);
   Result<void> add_virtio_devices(protocol::vmm::Start& start);
@@ -93,19 +109,26 @@ class Machine final : PowerEvents {
   void panic(bool crash_kernel) override;
   void mark(uint8_t value) override;
   void on_vcpu_ended();
+  void on_vcpu_paused();
+  Result<snapshot::SavedMachine> save_state();
+  Result<void> restore_state(const snapshot::SavedMachine& saved);
+  Result<void> renew_generation_id();
 
   Loop& loop_;
   MachineListener& listener_;
+  const int page_map_;
   StartSteps steps_;
   GuestMemory memory_;
   kvm::Kvm kvm_;
   kvm::Vm vm_;
-  std::vector<kvm::Vcpu> vcpus_;  // until their threads own them
+  std::vector<kvm::Vcpu> vcpus_;         // until their threads own them
+  std::vector<kvm_cpuid_entry2> cpuid_;  // of the first one
   Bus ports_{"port"};
   Bus mmio_{"mmio"};
   boot::MachineParts parts_;
 
   ConsoleBuffer console_;
+  std::unique_ptr<InterruptLine> generation_line_;  // only of a restored machine
   std::unique_ptr<InterruptLine> serial_line_;
   std::unique_ptr<Serial> serial_;
   PowerRegister power_register_{*this};
@@ -125,6 +148,9 @@ class Machine final : PowerEvents {
   VcpuEnvironment environment_;
   std::vector<std::unique_ptr<VcpuThread>> threads_;
   size_t running_threads_ = 0;
+  enum class Motion { kRunning, kPausing, kPaused };
+  Motion motion_ = Motion::kRunning;
+  size_t paused_threads_ = 0;
   bool is_stopping_ = false;
   Ending ending_;
   std::vector<protocol::vmm::Counter> counters_at_init_;

@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "base/sys.h"
+#include "memory/memory_image.h"
 #include "vmm/control.h"
 #include "vmm/probe.h"
 
@@ -54,6 +55,8 @@ int run(int count, char** arguments) {
   if (const char* level = std::getenv("HUTCH_LOG");
       level != nullptr && std::strcmp(level, "debug") == 0)
     set_log_level(LogLevel::kDebug);
+  // Before the process keeps its own files from itself.
+  Result<Fd> page_map = open_page_map();
   // A guest's data must not end in a core file, and a closed stream is an error, not a signal.
   ::prctl(PR_SET_DUMPABLE, 0);
   ::signal(SIGPIPE, SIG_IGN);
@@ -68,7 +71,7 @@ int run(int count, char** arguments) {
   char* end = nullptr;
   long number = std::strtol(arguments[2], &end, 10);
   if (*end != '\0' || number < 3 || number > 1023) return usage();
-  return serve_control(Fd(static_cast<int>(number)));
+  return serve_control(Fd(static_cast<int>(number)), page_map ? *std::move(page_map) : Fd());
 }
 
 }  // namespace

@@ -136,10 +136,15 @@ Result<std::vector<kvm_cpuid_entry2>> machine_cpuid(const kvm::Kvm& kvm, uint32_
   return entries;
 }
 
-Result<void> set_up_vcpu(kvm::Vcpu& vcpu, std::vector<kvm_cpuid_entry2> common, uint32_t index,
-                         uint32_t cpus) {
+std::vector<kvm_cpuid_entry2> vcpu_cpuid(std::vector<kvm_cpuid_entry2> common, uint32_t index,
+                                         uint32_t cpus) {
   for (kvm_cpuid_entry2& entry : common) set_topology(entry, index, cpus);
-  TRY(vcpu.set_cpuid(common));
+  return common;
+}
+
+Result<void> set_up_vcpu(kvm::Vcpu& vcpu, std::span<const kvm_cpuid_entry2> common, uint32_t index,
+                         uint32_t cpus) {
+  TRY(vcpu.set_cpuid(vcpu_cpuid({common.begin(), common.end()}, index, cpus)));
   std::array<kvm_msr_entry, 2> msrs{};
   msrs[0].index = kMsrMtrrDefaultType;
   msrs[0].data = (1 << 11) | 6;  // enabled, write-back

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "boot/x86_params.h"
@@ -16,8 +17,11 @@ namespace hutch::vmm {
 // socket: TSC deadline timer and x2APIC where KVM has them, no performance counters.
 Result<std::vector<kvm_cpuid_entry2>> machine_cpuid(const kvm::Kvm& kvm, uint32_t cpus);
 
+// That of one of them.
+std::vector<kvm_cpuid_entry2> vcpu_cpuid(std::vector<kvm_cpuid_entry2> common, uint32_t index,
+                                         uint32_t cpus);
 // Gives one vCPU its CPUID and MSRs. `common` is what machine_cpuid returned.
-Result<void> set_up_vcpu(kvm::Vcpu& vcpu, std::vector<kvm_cpuid_entry2> common, uint32_t index,
+Result<void> set_up_vcpu(kvm::Vcpu& vcpu, std::span<const kvm_cpuid_entry2> common, uint32_t index,
                          uint32_t cpus);
 // Puts the first vCPU at the kernel's entry point.
 Result<void> set_entry(kvm::Vcpu& vcpu, const boot::EntryState& entry);

@@ -11,7 +11,7 @@ namespace {
 
 using protocol::vmm::EndReason;
 
-constexpr int kWaiting = 0, kRunning = 1, kStopping = 2;
+constexpr int kWaiting = 0, kRunning = 1, kStopping = 2, kPausing = 3, kPaused = 4;
 constexpr size_t kThreadStack = 256 * 1024;
 constexpr const char* kForeignHostRemedy =
     "this host's KVM cannot run ordinary kernels; use the emulated machine: hutch machine start";
@@ -55,6 +55,18 @@ void VcpuThread::release() {
   if (state_.compare_exchange_strong(waiting, kRunning)) state_.notify_all();
 }
 
+void VcpuThread::request_pause() {
+  int running = kRunning;
+  if (!state_.compare_exchange_strong(running, kPausing)) return;
+  vcpu_.request_exit();
+  ::pthread_kill(thread_, kick_signal());
+}
+
+void VcpuThread::resume() {
+  int paused = kPaused;
+  if (state_.compare_exchange_strong(paused, kRunning)) state_.notify_all();
+}
+
 void VcpuThread::request_stop() {
   state_.store(kStopping);
   state_.notify_all();
@@ -82,7 +94,11 @@ void VcpuThread::run() {
   if (Result<void> narrowed = environment_.narrow(); !narrowed)
     return end(EndReason::kHostError, narrowed.error().message, narrowed.error().remedy);
   if (index_ == 0) environment_.on_first_run();
-  while (state_.load(std::memory_order_acquire) == kRunning) {
+  for (;;) {
+    int state = state_.load(std::memory_order_acquire);
+    if (state == kPausing && !stand_still()) return;
+    if (state == kPausing) continue;
+    if (state != kRunning) return;
     Result<kvm::VcpuExit> exit = vcpu_.run();
     if (!exit) return end(EndReason::kHostError, exit.error().message, exit.error().remedy);
     if (!handle(*exit)) return;
@@ -91,6 +107,22 @@ void VcpuThread::run() {
       if (!checked) return end(EndReason::kHostError, checked.error().message);
     }
   }
+}
+
+// Whether to go on.
+bool VcpuThread::stand_still() {
+  Result<void> completed = vcpu_.complete_exit();
+  if (!completed) {
+    end(EndReason::kHostError, completed.error().message, completed.error().remedy);
+    return false;
+  }
+  int pausing = kPausing;
+  if (!state_.compare_exchange_strong(pausing, kPaused)) return true;
+  environment_.on_paused();
+  state_.wait(kPaused);
+  // Before the state is looked at again: a request that comes from now on stays.
+  vcpu_.clear_exit_request();
+  return true;
 }
 
 bool VcpuThread::handle(kvm::VcpuExit& exit) {

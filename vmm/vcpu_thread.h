@@ -40,6 +40,8 @@ struct VcpuEnvironment {
   std::function<void()> on_first_exit;
   // The guest cannot go on. Any vCPU thread; more than one may call.
   std::function<void(Ending)> on_end;
+  // The thread stands still after request_pause(), until resume() or request_stop().
+  std::function<void()> on_paused;
   // The thread has left its loop, for whatever reason, and touches nothing any more. Last call.
   std::function<void()> on_thread_end;
 };
@@ -53,6 +55,11 @@ class VcpuThread {
 
   // Lets the thread narrow itself and run the guest.
   void release();
+  // Makes the thread leave the guest and stand still; on_paused follows, unless it ends. Once it
+  // has been released, and not while it is paused. Any thread.
+  void request_pause();
+  // Lets a thread that is paused go on.
+  void resume();
   // Makes the thread leave the guest and end; does not wait. Any thread.
   void request_stop();
   // Waits for the end of the thread. After request_stop.
@@ -67,6 +74,7 @@ class VcpuThread {
   void run();
   // Whether to run on.
   bool handle(kvm::VcpuExit& exit);
+  bool stand_still();
   bool handle_port(kvm::PortExit& exit);
   bool handle_mmio(kvm::MmioExit& exit);
   void end(protocol::vmm::EndReason reason, std::string message, std::string remedy = {});
@@ -79,7 +87,7 @@ class VcpuThread {
   pthread_t thread_{};
   bool joinable_ = false;
   bool seen_exit_ = false;
-  // 0 waiting, 1 running, 2 stopping; a futex word through std::atomic::wait.
+  // 0 waiting, 1 running, 2 stopping, 3 pausing, 4 paused; a futex word through std::atomic::wait.
   std::atomic<int> state_{0};
 };
 

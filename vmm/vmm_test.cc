@@ -502,7 +502,7 @@ TEST_CASE("a file that is no kernel is an error with what is understood") {
   protocol::vmm::Packet packet = encode(start);
   REQUIRE(send_message(here.get(), packet.bytes, packet.fds));
   pid_t child = ::fork();
-  if (child == 0) ::_exit(serve_control(std::move(there)));
+  if (child == 0) ::_exit(serve_control(std::move(there), Fd()));
   auto ended =
       protocol::vmm::decode_ended(receive_message(here.get(), protocol::vmm::kMaxMessage)->bytes)
           .value();

@@ -1,0 +1,111 @@
+// Machine: standing still, being saved, and going on from what was saved.
+#include <unistd.h>
+
+#include <array>
+
+#include "base/log.h"
+#include "base/sys.h"
+#include "boot/layout.h"
+#include "kvm/saved_state.h"
+#include "memory/memory_image.h"
+#include "vmm/machine.h"
+#include "vmm/saved_machine.h"
+
+namespace hutch::vmm {
+
+using protocol::vmm::EndReason;
+
+Result<void> Machine::pause() {
+  if (motion_ != Motion::kRunning) return fail("the machine is paused already");
+  if (is_stopping_) return {};
+  motion_ = Motion::kPausing;
+  paused_threads_ = 0;
+  for (auto& thread : threads_) thread->request_pause();
+  return {};
+}
+
+void Machine::on_vcpu_paused() {
+  if (is_stopping_ || motion_ != Motion::kPausing || ++paused_threads_ < threads_.size()) return;
+  // The processors ask for nothing any more: what the devices have at hand is done here.
+  for (VirtioDevice& device : virtio_) device.transport->pause();
+  motion_ = Motion::kPaused;
+  listener_.on_paused();
+}
+
+Result<void> Machine::resume() {
+  if (is_stopping_) return {};
+  if (motion_ != Motion::kPaused) return fail("the machine is not paused");
+  for (VirtioDevice& device : virtio_) TRY(device.transport->resume());
+  motion_ = Motion::kRunning;
+  for (auto& thread : threads_) thread->resume();
+  return {};
+}
+
+Result<protocol::vmm::Saved> Machine::save(const protocol::vmm::Save& save) {
+  if (motion_ != Motion::kPaused) return fail("only a paused machine can be saved");
+  protocol::vmm::Saved result;
+  auto write = [&]() -> Result<void> {
+    std::vector<std::byte> file = snapshot::seal(snapshot::encode(TRY(save_state())), save.key);
+    if (file.size() > snapshot::kMaxFile) return fail("the state of the machine is too large");
+    TRY(write_all(save.state.get(), file));
+    result.memory_bytes = TRY(write_memory_image(memory_, page_map_, save.memory.get()));
+    return {};
+  };
+  if (Result<void> written = write(); !written) result.problem = written.error().text();
+  return result;
+}
+
+Result<snapshot::SavedMachine> Machine::save_state() {
+  // What a PIT counts is not kept, and kernels that need one have no use for a generation ID.
+  if (environment_.uses_pic)
+    return fail("a machine whose kernel knows no device tree cannot be saved",
+                "use the kernel that hutch builds");
+  snapshot::SavedMachine saved;
+  saved.memory = memory_.size();
+  auto cpuid = std::as_bytes(std::span(cpuid_));
+  saved.cpuid.assign(cpuid.begin(), cpuid.end());
+  saved.clock = TRY(kvm::save_clock(vm_));
+  saved.interrupt_controllers = TRY(kvm::save_interrupt_controllers(vm_));
+  for (const auto& thread : threads_)
+    saved.vcpus.push_back(TRY(kvm::save_vcpu(kvm_, thread->vcpu())));
+  saved.serial = serial_->save();
+  for (VirtioDevice& device : virtio_)
+    saved.devices.push_back({device.name, device.transport->save()});
+  if (network_) saved.names = network_->save_names();
+  return saved;
+}
+
+Result<void> Machine::restore_state(const snapshot::SavedMachine& saved) {
+  if (saved.devices.size() != virtio_.size())
+    return fail(
+        fmt::format("it has {} devices, {} were given", saved.devices.size(), virtio_.size()));
+  for (size_t i = 0; i < virtio_.size(); i++)
+    if (saved.devices[i].name != virtio_[i].name)
+      return fail(fmt::format("device {} is a {}, a {} was given", i, saved.devices[i].name,
+                              virtio_[i].name));
+  // The generation ID and its interrupt are there before the interrupt controllers' state, which
+  // takes interrupts in from then on.
+  generation_line_ = TRY(add_interrupt(boot::kGenerationIdInterrupt));
+  TRY(kvm::restore_interrupt_controllers(vm_, saved.interrupt_controllers));
+  for (size_t i = 0; i < vcpus_.size(); i++)
+    TRY(kvm::restore_vcpu(kvm_, vcpus_[i], saved.vcpus[i]));
+  TRY(kvm::restore_clock(vm_, saved.clock));
+  TRY(serial_->restore(saved.serial));
+  if (network_) TRY(network_->restore_names(saved.names));
+  for (size_t i = 0; i < virtio_.size(); i++) {
+    TRY(virtio_[i].transport->restore(saved.devices[i].transport));
+    TRY(virtio_[i].transport->resume());
+  }
+  TRY(renew_generation_id());
+  generation_line_->raise();
+  return {};
+}
+
+// The kernel makes its random numbers anew when it finds another one.
+Result<void> Machine::renew_generation_id() {
+  std::array<std::byte, 16> bytes;
+  TRY(fill_random(bytes));
+  return memory_.write_bytes(parts_.generation_id, bytes);
+}
+
+}  // namespace hutch::vmm
