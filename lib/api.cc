@@ -19,6 +19,7 @@ using hutch::lib::Event;
 using hutch::lib::Poller;
 using hutch::lib::Vm;
 using hutch::lib::VmDisk;
+using hutch::lib::SavedFiles;
 using hutch::lib::VmOptions;
 
 struct hutch_error {
@@ -163,14 +164,35 @@ int read_network(const hutch_network* given, hutch::lib::NetworkOptions* out, hu
   return HUTCH_OK;
 }
 
+int read_saved(const hutch_saved_machine* given, SavedFiles* out, hutch_error** error) {
+  hutch_saved_machine saved;
+  if (!read_options(given, &saved)) return invalid(error, kBadOptions);
+  auto take = [&](int fd, const char* path, Fd* file, std::string* name) {
+    if (fd <= 0 && path == nullptr)
+      return invalid(error, "a saved machine without its memory or state");
+    *name = text(path);
+    if (fd <= 0) return static_cast<int>(HUTCH_OK);
+    Result<Fd> copy = duplicate(fd);
+    if (!copy) return give(error, copy.error());
+    *file = std::move(*copy);
+    return static_cast<int>(HUTCH_OK);
+  };
+  int code = take(saved.memory_fd, saved.memory_path, &out->memory, &out->memory_path);
+  if (code == HUTCH_OK)
+    code = take(saved.state_fd, saved.state_path, &out->state, &out->state_path);
+  std::memcpy(out->key.data(), saved.key, out->key.size());
+  return code;
+}
+
 int read_vm_options(const hutch_vm_options* given, VmOptions* out, hutch_error** error) {
   namespace vmm = hutch::protocol::vmm;
   hutch_vm_options options;
   if (!read_options(given, &options)) return invalid(error, kBadOptions);
-  if (options.kernel == nullptr) return invalid(error, "a machine needs a kernel");
+  if (options.kernel == nullptr && options.restore == nullptr)
+    return invalid(error, "a machine needs a kernel");
   out->cpus = options.cpus != 0 ? options.cpus : out->cpus;
   out->memory = options.memory != 0 ? options.memory : out->memory;
-  out->kernel = options.kernel;
+  out->kernel = text(options.kernel);
   out->initramfs = text(options.initramfs);
   out->command_line = text(options.command_line);
   out->pit = options.pit != 0;
@@ -213,6 +235,10 @@ int read_vm_options(const hutch_vm_options* given, VmOptions* out, hutch_error**
     int code = read_disk(options.disks[i], &disk, error);
     if (code != HUTCH_OK) return code;
     out->disks.push_back(std::move(disk));
+  }
+  if (options.restore != nullptr) {
+    int code = read_saved(options.restore, &out->restore.emplace(), error);
+    if (code != HUTCH_OK) return code;
   }
   if (options.network == nullptr) return HUTCH_OK;
   return read_network(options.network, &out->network.emplace(), error);
@@ -349,6 +375,33 @@ int hutch_vm_set_policy(hutch_vm* vm, int allow_all, const char* const* hosts, s
   Result<void> set = vm->vm->set_policy({policy.allows_all, std::move(policy.patterns)});
   if (!set) return give(error, HUTCH_STATE, set.error());
   return HUTCH_OK;
+}
+
+int hutch_vm_pause(hutch_vm* vm, hutch_error** error) {
+  Result<void> asked = vm->vm->pause();
+  return asked ? HUTCH_OK : give(error, HUTCH_STATE, asked.error());
+}
+
+int hutch_vm_resume(hutch_vm* vm, hutch_error** error) {
+  Result<void> asked = vm->vm->resume();
+  return asked ? HUTCH_OK : give(error, HUTCH_STATE, asked.error());
+}
+
+int hutch_vm_save(hutch_vm* vm, int memory_fd, int state_fd, const uint8_t* key,
+                  hutch_error** error) {
+  if (key == nullptr) return invalid(error, "a machine is saved with a key of 16 bytes");
+  Result<Fd> memory = duplicate(memory_fd);
+  Result<Fd> state = duplicate(state_fd);
+  if (!memory || !state) return give(error, (memory ? state : memory).error());
+  hutch::protocol::vmm::SavedKey copy;
+  std::memcpy(copy.data(), key, copy.size());
+  Result<void> asked = vm->vm->save(std::move(*memory), std::move(*state), copy);
+  return asked ? HUTCH_OK : give(error, HUTCH_STATE, asked.error());
+}
+
+int hutch_vm_copy_disk(hutch_vm* vm, size_t disk, int fd, hutch_error** error) {
+  Result<void> copied = vm->vm->copy_disk(disk, fd);
+  return copied ? HUTCH_OK : give(error, copied.error());
 }
 
 int hutch_vm_stop(hutch_vm* vm, hutch_error** error) {

@@ -53,28 +53,33 @@ Result<void> copy_extent(int source, int target, Extent extent) {
 }  // namespace
 
 Result<Fd> private_copy(int source, const std::string& folder, std::span<const Extent> extents) {
-  uint64_t size = TRY(file_size(source));
   Fd target = TRY(create_unlinked(folder));
-  if (::ioctl(target.get(), FICLONE, source) == 0) return target;
-  if (::ftruncate(target.get(), static_cast<off_t>(size)) < 0)
+  TRY(copy_disk(source, target.get(), extents));
+  return target;
+}
+
+Result<void> copy_disk(int source, int target, std::span<const Extent> extents) {
+  uint64_t size = TRY(file_size(source));
+  if (::ioctl(target, FICLONE, source) == 0) return {};
+  if (::ftruncate(target, static_cast<off_t>(size)) < 0)
     return fail_errno(errno, fmt::format("making a disk file of {} bytes", size));
   for (const Extent& extent : extents) {
     if (extent.offset > size || extent.size > size - extent.offset)
       return fail("a data extent lies beyond the end of the disk template");
-    TRY(copy_extent(source, target.get(), extent));
+    TRY(copy_extent(source, target, extent));
   }
-  if (!extents.empty()) return target;
+  if (!extents.empty()) return {};
   for (uint64_t offset = 0; offset < size;) {
     off_t data = ::lseek(source, static_cast<off_t>(offset), SEEK_DATA);
     if (data < 0 && errno == ENXIO) break;  // no data any more
     if (data < 0) return fail_errno(errno, "looking for data in a disk template");
     off_t hole = ::lseek(source, data, SEEK_HOLE);
     if (hole < 0) return fail_errno(errno, "looking for the end of data in a disk template");
-    TRY(copy_extent(source, target.get(),
+    TRY(copy_extent(source, target,
                     {static_cast<uint64_t>(data), static_cast<uint64_t>(hole - data)}));
     offset = static_cast<uint64_t>(hole);
   }
-  return target;
+  return {};
 }
 
 }  // namespace hutch::lib

@@ -18,5 +18,7 @@ struct Extent {
 // can, else copies `extents` or, when that is empty, what SEEK_DATA finds. The copy has the size of
 // the source and reads as zero elsewhere.
 Result<Fd> private_copy(int source, const std::string& folder, std::span<const Extent> extents);
+// The same into the empty file `target`.
+Result<void> copy_disk(int source, int target, std::span<const Extent> extents);
 
 }  // namespace hutch::lib

@@ -118,13 +118,20 @@ Result<void> Vm::launch() {
   start.command_line = options_.command_line;
   start.pit = options_.pit;
   start.kvm = TRY(open_kvm(options_.kvm_path));
-  start.kernel = TRY_CONTEXT("the guest kernel", open_file(options_.kernel, O_RDONLY));
-  if (!options_.initramfs.empty())
+  if (options_.restore) {
+    start.restore = TRY_CONTEXT("the saved machine", open_saved());
+  } else {
+    start.kernel = TRY_CONTEXT("the guest kernel", open_file(options_.kernel, O_RDONLY));
+  }
+  if (!options_.initramfs.empty() && !options_.restore)
     start.initramfs = TRY_CONTEXT("the initramfs", open_file(options_.initramfs, O_RDONLY));
   start.console_output = TRY(duplicate_if_given(options_.console_output));
   start.console_input = TRY(duplicate_if_given(options_.console_input));
-  for (VmDisk& disk : options_.disks)
+  for (VmDisk& disk : options_.disks) {
     start.disks.push_back(TRY(open_disk(disk, options_.scratch_directory)));
+    private_disks_.push_back(
+        TRY(duplicate_if_given(disk.private_copy ? start.disks.back().file.get() : -1)));
+  }
   if (options_.agent) {
     auto [host, guest] = TRY(socket_pair(SOCK_STREAM));
     TRY(set_nonblocking(guest.get()));
@@ -139,6 +146,16 @@ Result<void> Vm::launch() {
   if (!sent && sent.error().number != EPIPE && sent.error().number != ECONNRESET) return sent;
   update_deadline();
   return {};
+}
+
+Result<protocol::vmm::Restore> Vm::open_saved() {
+  SavedFiles& saved = *options_.restore;
+  protocol::vmm::Restore restore;
+  restore.memory =
+      saved.memory ? std::move(saved.memory) : TRY(open_file(saved.memory_path, O_RDONLY));
+  restore.state = saved.state ? std::move(saved.state) : TRY(open_file(saved.state_path, O_RDONLY));
+  restore.key = saved.key;
+  return restore;
 }
 
 Result<protocol::vmm::Network> Vm::launch_broker() {
@@ -164,6 +181,30 @@ Result<void> Vm::set_policy(const protocol::vmm::Policy& policy) {
   TRY(broker_->set_policy({policy.allows_all, policy.patterns}));
   protocol::vmm::Packet packet = encode(policy);
   return send_message(control_.get(), packet.bytes, packet.fds);
+}
+
+Result<void> Vm::send(const protocol::vmm::Packet& packet) {
+  if (!control_) return fail("the machine has ended");
+  return send_message(control_.get(), packet.bytes, packet.fds);
+}
+
+Result<void> Vm::pause() {
+  return send(protocol::vmm::encode_plain(MessageType::kPause));
+}
+
+Result<void> Vm::resume() {
+  return send(protocol::vmm::encode_plain(MessageType::kResume));
+}
+
+Result<void> Vm::save(Fd memory, Fd state, const protocol::vmm::SavedKey& key) {
+  return send(protocol::vmm::encode(
+      protocol::vmm::Save{.memory = std::move(memory), .state = std::move(state), .key = key}));
+}
+
+Result<void> Vm::copy_disk(size_t index, int target) {
+  if (index >= private_disks_.size() || !private_disks_[index])
+    return fail(fmt::format("disk {} is no private copy", index));
+  return lib::copy_disk(private_disks_[index].get(), target, {});
 }
 
 std::unique_ptr<Event> Vm::next_event() {
@@ -225,6 +266,19 @@ Result<void> Vm::handle_message(std::span<const std::byte> bytes) {
       events_.push_back(std::make_unique<Event>(HUTCH_EVENT_REPORT, 0));
       events_.back()->set_counters(TRY(protocol::vmm::decode_report(bytes)));
       return {};
+    case MessageType::kPaused:
+      events_.push_back(std::make_unique<Event>(HUTCH_EVENT_PAUSED, 0));
+      return {};
+    case MessageType::kResumed:
+      events_.push_back(std::make_unique<Event>(HUTCH_EVENT_RESUMED, 0));
+      return {};
+    case MessageType::kSaved: {
+      protocol::vmm::Saved saved = TRY(protocol::vmm::decode_saved(bytes));
+      events_.push_back(std::make_unique<Event>(HUTCH_EVENT_SAVED, 0));
+      events_.back()->transferred = saved.memory_bytes;
+      events_.back()->set_message(saved.problem);
+      return {};
+    }
     case MessageType::kEnded:
       ended_ = TRY(protocol::vmm::decode_ended(bytes));
       expect_exit();

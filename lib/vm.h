@@ -29,6 +29,12 @@ struct VmDisk {
   std::vector<Extent> extents;
 };
 
+struct SavedFiles {
+  std::string memory_path, state_path;
+  Fd memory, state;  // used instead of the paths when open
+  protocol::vmm::SavedKey key{};
+};
+
 struct VmOptions {
   uint32_t cpus = 1;
   uint64_t memory = 256ull << 20;  // bytes
@@ -47,6 +53,7 @@ struct VmOptions {
   std::string kvm_path;
   bool end_with_thread = false;
   std::optional<NetworkOptions> network;
+  std::optional<SavedFiles> restore;
 };
 
 class Vm {
@@ -64,6 +71,12 @@ class Vm {
   Result<void> query();
   // Which hosts the guest may reach from now on. An error without a network.
   Result<void> set_policy(const protocol::vmm::Policy& policy);
+  // Each an error when the machine has ended; what comes of it is an event.
+  Result<void> pause();
+  Result<void> resume();
+  Result<void> save(Fd memory, Fd state, const protocol::vmm::SavedKey& key);
+  // Copies a private disk of a paused machine.
+  Result<void> copy_disk(size_t index, int target);
   Result<void> stop();
   pid_t process_id() const { return child_.process_id; }
 
@@ -71,6 +84,8 @@ class Vm {
   Vm(Poller poller, VmOptions options);
   Result<void> launch();
   Result<protocol::vmm::Network> launch_broker();
+  Result<protocol::vmm::Restore> open_saved();
+  Result<void> send(const protocol::vmm::Packet& packet);
   void pump();
   void receive_control();
   Result<void> handle_message(std::span<const std::byte> bytes);
@@ -94,6 +109,7 @@ class Vm {
   std::unique_ptr<BrokerProcess> broker_;
   Fd control_;
   std::shared_ptr<AgentConnection> agent_;
+  std::vector<Fd> private_disks_;  // by index; not open: no private copy
   EventQueue events_;
   std::optional<protocol::vmm::Ended> ended_;
   std::optional<Verdict> verdict_;

@@ -101,6 +101,9 @@ typedef enum hutch_event_kind {
   HUTCH_EVENT_AGENT_LOST = 3,  /* message, remedy; all tasks are over */
   HUTCH_EVENT_REPORT = 4,      /* counters: the answer to hutch_vm_query */
   HUTCH_EVENT_ENDED = 5, /* reason, message, remedy, console_tail, counters; a VM's last event */
+  HUTCH_EVENT_PAUSED = 6,  /* the answer to hutch_vm_pause */
+  HUTCH_EVENT_RESUMED = 7, /* the answer to hutch_vm_resume */
+  HUTCH_EVENT_SAVED = 8,   /* to hutch_vm_save: message, empty when it is saved; transferred: bytes */
 
   HUTCH_EVENT_STARTED = 16,    /* task, process_id (0 for a file) */
   HUTCH_EVENT_FAILED = 17,     /* task, stage, error_number, message; the task is over */
@@ -223,6 +226,17 @@ typedef struct hutch_network {
   int ipv6;
 } hutch_network;
 
+/* A saved machine: two files that hutch_vm_save wrote, and the key that it was given. Whoever uses
+ * them must not change them: many machines may share the memory. */
+typedef struct hutch_saved_machine {
+  size_t size;
+  const char* memory_path; /* used when memory_fd is 0 or less */
+  const char* state_path;  /* used when state_fd is 0 or less */
+  int memory_fd;
+  int state_fd;
+  uint8_t key[16];
+} hutch_saved_machine;
+
 typedef enum hutch_description {
   HUTCH_DESCRIBE_AUTO = 0, /* a device tree for a kernel that takes one, else an MP table */
   HUTCH_DESCRIBE_DEVICE_TREE = 1,
@@ -233,7 +247,7 @@ typedef struct hutch_vm_options {
   size_t size;
   uint32_t cpus;                  /* 1 to 16; 0: 1 */
   uint64_t memory;                /* bytes, whole MiB, 128 MiB to 64 GiB; 0: 256 MiB */
-  const char* kernel;             /* ELF vmlinux or bzImage; required */
+  const char* kernel;             /* ELF vmlinux or bzImage; required without `restore` */
   const char* initramfs;          /* may be NULL */
   const char* command_line;       /* of the guest kernel; NULL: empty */
   int description;                /* hutch_description */
@@ -255,6 +269,10 @@ typedef struct hutch_vm_options {
    * ends the machine always does. */
   int end_with_thread;
   const hutch_network* network; /* NULL: the guest has no network device */
+  /* Goes on with this instead of a boot: kernel, initramfs and command_line are not used. CPUs,
+   * memory, network and disks are those it was saved with; writable disks have what they had then.
+   * The guest gets new random numbers, identity and clock before anything of it runs. */
+  const hutch_saved_machine* restore;
 } hutch_vm_options;
 
 /* Starts a machine: returns as soon as its VMM has been given all that it needs. */
@@ -274,6 +292,16 @@ HUTCH_EXPORT int hutch_vm_query(hutch_vm* vm, hutch_error** error);
  * allowed any more are reset. HUTCH_INVALID names a host that is none. */
 HUTCH_EXPORT int hutch_vm_set_policy(hutch_vm* vm, int allow_all, const char* const* hosts,
                                      size_t host_count, hutch_error** error);
+/* Stops the guest's processors and devices where they are: PAUSED follows. Its clock and its
+ * connections go on. hutch_vm_resume lets it run again: RESUMED follows. */
+HUTCH_EXPORT int hutch_vm_pause(hutch_vm* vm, hutch_error** error);
+HUTCH_EXPORT int hutch_vm_resume(hutch_vm* vm, hutch_error** error);
+/* Saves a paused machine to two empty files: SAVED follows. `key`, 16 bytes, ties the state to who
+ * knows it. The disks are the caller's to keep: hutch_vm_copy_disk. */
+HUTCH_EXPORT int hutch_vm_save(hutch_vm* vm, int memory_fd, int state_fd, const uint8_t* key,
+                               hutch_error** error);
+/* Copies what a private_copy disk holds to an empty file; the machine is paused. */
+HUTCH_EXPORT int hutch_vm_copy_disk(hutch_vm* vm, size_t disk, int fd, hutch_error** error);
 /* Ends the machine as a power cut does; ENDED follows, within 3 s also from a VMM that hangs. For
  * an orderly end use hutch_agent_shutdown. */
 HUTCH_EXPORT int hutch_vm_stop(hutch_vm* vm, hutch_error** error);
