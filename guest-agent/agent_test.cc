@@ -142,7 +142,7 @@ TEST_CASE("a host that breaks the protocol is dropped") {
     client.send_text(FrameType::kHello, 0, "abc");
   }
   SUBCASE("by another version, and learns ours") {
-    reason = "the host speaks version 77 of the protocol, this agent 2";
+    reason = "the host speaks version 77 of the protocol, this agent 3";
     CHECK(client.greet({.version = 77}).version == kVersion);
   }
   SUBCASE("after Hello") {
