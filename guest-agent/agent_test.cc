@@ -1049,6 +1049,9 @@ TEST_CASE("the command line is checked") {
   CHECK(run({"--descriptor", "x"}) == 2);
   CHECK(run({"--descriptor", "-1"}) == 2);
   CHECK(run({"--descriptor", "3", "--listen", "127.0.0.1:0", "--token-file", "x"}) == 2);
+  CHECK(run({"--descriptor", "3", "--then-descriptor", "x"}) == 2);
+  CHECK(run({"--descriptor", "3", "--owns-system", "no"}) == 2);
+  CHECK(run({"--listen", "127.0.0.1:0", "--token-file", "x", "--cgroups", "x"}) == 2);
   CHECK(run({"--listen", "127.0.0.1:0"}) == 2);  // never without a token
   CHECK(run({"--descriptor", "77"}) == 1);       // not open
   CHECK(run({"--listen", "127.0.0.1:0", "--token-file", folder / "missing"}) == 1);
