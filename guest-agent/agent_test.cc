@@ -142,7 +142,7 @@ TEST_CASE("a host that breaks the protocol is dropped") {
     client.send_text(FrameType::kHello, 0, "abc");
   }
   SUBCASE("by another version, and learns ours") {
-    reason = "the host speaks version 77 of the protocol, this agent 2";
+    reason = "the host speaks version 77 of the protocol, this agent 3";
     CHECK(client.greet({.version = 77}).version == kVersion);
   }
   SUBCASE("after Hello") {
@@ -1049,6 +1049,9 @@ TEST_CASE("the command line is checked") {
   CHECK(run({"--descriptor", "x"}) == 2);
   CHECK(run({"--descriptor", "-1"}) == 2);
   CHECK(run({"--descriptor", "3", "--listen", "127.0.0.1:0", "--token-file", "x"}) == 2);
+  CHECK(run({"--descriptor", "3", "--then-descriptor", "x"}) == 2);
+  CHECK(run({"--descriptor", "3", "--owns-system", "no"}) == 2);
+  CHECK(run({"--listen", "127.0.0.1:0", "--token-file", "x", "--cgroups", "x"}) == 2);
   CHECK(run({"--listen", "127.0.0.1:0"}) == 2);  // never without a token
   CHECK(run({"--descriptor", "77"}) == 1);       // not open
   CHECK(run({"--listen", "127.0.0.1:0", "--token-file", folder / "missing"}) == 1);

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/loop.h"
@@ -23,6 +24,8 @@ class Outbox {
   // Operation::resume() is called once there is room.
   virtual bool has_room() const = 0;
   virtual void wait_for_room(uint32_t channel) = 0;
+  // Sends at once what is queued, as far as the peer takes it.
+  virtual void flush() = 0;
   // The operation is over. It is dropped later, so its caller may still be one of its methods.
   virtual void finish(uint32_t channel) = 0;
 };
@@ -38,6 +41,15 @@ class Operation {
   virtual Result<void> resize(uint16_t rows, uint16_t columns) = 0;
   virtual Result<void> credit(uint8_t stream, uint32_t bytes) = 0;
   virtual void resume() = 0;
+  // Whether this is the machine's service, which can outlive its connection, and it is well.
+  virtual bool is_service() const { return false; }
+  // A service goes on as `channel` of the next connection, with the credit of a beginning: all that
+  // was under way is forgotten. It gives `environment` to processes that it starts. Call resume()
+  // when the host may hear of it.
+  virtual void adopt(uint32_t channel, const std::vector<std::string>& environment) {
+    (void)channel;
+    (void)environment;
+  }
 };
 
 }  // namespace hutch::agent

@@ -6,8 +6,10 @@
 //                                                the emulated machine: serves who knows the token
 //   rpc, rpc-attach, ...                         other modes, which the agent starts itself; see
 //                                                guest-agent/rpc/modes.h
-//   hutch-agent --descriptor NUMBER              one connection on an inherited socket, without any
-//                                                set-up; for tests
+//   hutch-agent --descriptor NUMBER [--then-descriptor NUMBER]... [--cgroups FOLDER]
+//               [--owns-system yes]              one connection on an inherited socket, and the
+//                                                next ones when it is lost, without any set-up;
+//                                                for tests
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/io.h>
@@ -17,10 +19,13 @@
 
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <cstring>
+#include <deque>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/log.h"
 #include "base/sys.h"
@@ -37,16 +42,32 @@ namespace {
 using protocol::agent::ShutdownKind;
 
 constexpr const char* kCgroupMount = "/sys/fs/cgroup";
+// How long the kernel tries to reach the host: an emulated VMM may take seconds to answer.
+constexpr std::chrono::seconds kDialLimit{60};
+// The same once a connection was lost: who restored the machine is there already.
+constexpr std::chrono::seconds kRedialLimit{5};
 constexpr const char* kUsage =
     "usage: hutch-agent --listen ADDRESS:PORT --token-file FILE\n"
-    "       hutch-agent --descriptor NUMBER\n"
+    "       hutch-agent --descriptor NUMBER [--then-descriptor NUMBER]... [--cgroups FOLDER]\n"
+    "                   [--owns-system yes]\n"
     "Without options it is the init process of a guest.\n";
 
 struct Options {
   std::string listen;
   std::string token_file;
   int descriptor = -1;
+  std::vector<int> then_descriptors;
+  std::string cgroups;
+  bool owns_system = false;
 };
+
+std::optional<int> parse_descriptor(std::string_view text) {
+  int descriptor = -1;
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), descriptor);
+  if (error != std::errc() || end != text.data() + text.size() || descriptor < 0)
+    return std::nullopt;
+  return descriptor;
+}
 
 std::optional<Options> parse_options(int count, char** words) {
   Options options;
@@ -58,17 +79,26 @@ std::optional<Options> parse_options(int count, char** words) {
       options.listen = value;
     } else if (name == "--token-file") {
       options.token_file = value;
-    } else if (name == "--descriptor") {
-      auto [end, error] =
-          std::from_chars(value.data(), value.data() + value.size(), options.descriptor);
-      if (error != std::errc() || end != value.data() + value.size() || options.descriptor < 0)
-        return std::nullopt;
+    } else if (name == "--cgroups") {
+      options.cgroups = value;
+    } else if (name == "--owns-system" && value == "yes") {
+      options.owns_system = true;
+    } else if (name == "--descriptor" || name == "--then-descriptor") {
+      auto descriptor = parse_descriptor(value);
+      if (!descriptor) return std::nullopt;
+      if (name == "--descriptor") {
+        options.descriptor = *descriptor;
+      } else {
+        options.then_descriptors.push_back(*descriptor);
+      }
     } else {
       return std::nullopt;
     }
   }
   bool listens = !options.listen.empty() && !options.token_file.empty();
   if (listens == (options.descriptor >= 0)) return std::nullopt;
+  bool is_test = !options.then_descriptors.empty() || !options.cgroups.empty();
+  if (listens && (is_test || options.owns_system)) return std::nullopt;
   return options;
 }
 
@@ -84,7 +114,7 @@ Result<std::optional<ShutdownKind>> run_guest() {
   TRY(use_kernel_log());
   Fd program = open_own_program();
   // The host answers while the file systems are mounted.
-  Fd host = TRY(dial_host());
+  Fd host = TRY(dial_host(kDialLimit));
   RootOptions options = TRY(enter_root());
   TRY(mount_system_folders());
   TRY(bring_loopback_up());
@@ -93,9 +123,9 @@ Result<std::optional<ShutdownKind>> run_guest() {
   TRY(protect_from_memory_killer());
   apply_settings();
   bool has_cgroups = ::access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0;
-  auto server = TRY(Server::create({.token = "", .owns_system = true},
+  auto server = TRY(Server::create({.token = "", .owns_system = true, .ipv6 = options.ipv6},
                                    has_cgroups ? kCgroupMount : "", std::move(program)));
-  return server->serve(std::move(host));
+  return server->serve(std::move(host), [] { return dial_host(kRedialLimit); });
 }
 
 Result<std::optional<ShutdownKind>> run_machine(const Options& options) {
@@ -114,13 +144,26 @@ Result<std::optional<ShutdownKind>> run_machine(const Options& options) {
   return server->serve_all(std::move(listener));
 }
 
-Result<std::optional<ShutdownKind>> run_on_descriptor(int descriptor) {
-  // Like PID 1, get the orphans of one's children.
-  if (::prctl(PR_SET_CHILD_SUBREAPER, 1) < 0) return fail_errno(errno, "becoming a reaper");
+Result<Fd> take_over(int descriptor) {
   if (::fcntl(descriptor, F_SETFD, FD_CLOEXEC) < 0)
     return fail_errno(errno, fmt::format("using descriptor {}", descriptor));
-  auto server = TRY(Server::create({}, "", open_own_program()));
-  return server->serve(Fd(descriptor));
+  return Fd(descriptor);
+}
+
+Result<std::optional<ShutdownKind>> run_on_descriptor(const Options& options) {
+  // Like PID 1, get the orphans of one's children.
+  if (::prctl(PR_SET_CHILD_SUBREAPER, 1) < 0) return fail_errno(errno, "becoming a reaper");
+  Fd first = TRY(take_over(options.descriptor));
+  std::deque<Fd> more;
+  for (int descriptor : options.then_descriptors) more.push_back(TRY(take_over(descriptor)));
+  auto server = TRY(Server::create({.token = "", .owns_system = options.owns_system},
+                                   options.cgroups, open_own_program()));
+  return server->serve(std::move(first), [&]() -> Result<Fd> {
+    if (more.empty()) return Fd();
+    Fd next = std::move(more.front());
+    more.pop_front();
+    return next;
+  });
 }
 
 [[noreturn]] void run(int count, char** words) {
@@ -140,7 +183,7 @@ Result<std::optional<ShutdownKind>> run_on_descriptor(int descriptor) {
     }
   }
   auto ended = is_guest                   ? run_guest()
-               : options->descriptor >= 0 ? run_on_descriptor(options->descriptor)
+               : options->descriptor >= 0 ? run_on_descriptor(*options)
                                           : run_machine(*options);
   if (!ended) die(ended.error());
   if (is_init) end_machine(*ended);

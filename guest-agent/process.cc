@@ -175,6 +175,21 @@ class Process : public Operation {
     output_->resume();
     if (error_) error_->resume();
   }
+  bool is_service() const override {
+    return is_service_ && started_ && process_ > 0 && !service_.expired() && input_ &&
+           !input_->has_ended() && error_ && output_->is_open() && error_->is_open();
+  }
+  void adopt(uint32_t channel, const std::vector<std::string>& environment) override {
+    channel_ = channel;
+    output_->restart(channel);
+    error_->restart(channel);
+    input_->restart(channel);
+    auto service = service_.lock();
+    if (!service || environment.empty()) return;
+    // At once: it may be let run next, and this is the first that it shall hear.
+    service->send(FrameType::kRenew, 0, encode(Renew{environment}));
+    service->flush();
+  }
 
  private:
   void kill_group(int number) const {
@@ -189,7 +204,7 @@ class Process : public Operation {
 
   Services& services_;
   Outbox& outbox_;
-  const uint32_t channel_;
+  uint32_t channel_;
   std::string program_, directory_, user_;  // for messages
   Cgroup cgroup_;
   pid_t process_ = 0;  // 0 once reaped, so that a number in other hands is never signalled
@@ -200,6 +215,8 @@ class Process : public Operation {
   std::unique_ptr<InputPump> input_;
   std::unique_ptr<OutputPump> output_, error_;
   std::vector<int> early_signals_;
+  std::weak_ptr<Outbox> service_;  // to a process of the agent's own program
+  bool is_service_ = false;
   bool started_ = false;
   bool failed_ = false;
   bool exited_ = false;
@@ -273,7 +290,10 @@ Result<void> Process::start(const Spawn& request) {
   report_watch_ =
       TRY(services_.loop.watch(report_.get(), EPOLLIN, [this](uint32_t) { read_start_report(); }));
   input_sink_ = std::move(in.writer);
-  if (service.first) TRY(services_.serve(std::move(service.first), account->name));
+  if (service.first) {
+    service_ = TRY(services_.serve(std::move(service.first), account->name));
+    is_service_ = program_ == kAdoptedMode;
+  }
   return {};
 }
 

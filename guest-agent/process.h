@@ -9,6 +9,7 @@
 
 #include "guest-agent/cgroups.h"
 #include "guest-agent/child.h"
+#include "guest-agent/freezer.h"
 #include "guest-agent/pump.h"
 #include "guest-agent/reaper.h"
 
@@ -16,15 +17,17 @@ namespace hutch::agent {
 
 // What every operation needs of the agent; outlives them all.
 struct Services {
-  Services(Loop& the_loop, Reaper& the_reaper, Cgroups& the_cgroups)
-      : loop(the_loop), reaper(the_reaper), cgroups(the_cgroups) {}
+  Services(Loop& the_loop, Reaper& the_reaper, Cgroups& the_cgroups, Freezer& the_freezer)
+      : loop(the_loop), reaper(the_reaper), cgroups(the_cgroups), freezer(the_freezer) {}
   Loop& loop;
   Reaper& reaper;
   Cgroups& cgroups;
+  Freezer& freezer;
   // The agent's own program, for requests that start it in another mode; not open: it cannot.
   Fd program;
-  // Serves `connection` for as long as it lasts, with the rights of `user` alone.
-  std::function<Result<void>(Fd connection, std::string user)> serve;
+  // Serves `connection` for as long as it lasts, with the rights of `user` alone. What it returns
+  // is the agent's side of it.
+  std::function<Result<std::weak_ptr<Outbox>>(Fd connection, std::string user)> serve;
 };
 
 // Starts the process. What fails from now on, or failed already, goes to the host as Failed.

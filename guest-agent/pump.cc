@@ -55,6 +55,11 @@ void OutputPump::resume() {
   if (drains_terminal()) read_some();
 }
 
+void OutputPump::restart(uint32_t channel) {
+  channel_ = channel;
+  credit_ = kInitialCredit;
+}
+
 void OutputPump::update_watch() {
   bool wanted = credit_ > 0;
   if (wanted && !outbox_.has_room()) {
@@ -157,6 +162,15 @@ Result<void> InputPump::end() {
   if (ended_) return fail(fmt::format("channel {}: its input ended twice", channel_));
   ended_ = true;
   return write_out();
+}
+
+void InputPump::restart(uint32_t channel) {
+  channel_ = channel;
+  watch_.reset();
+  held_.clear();
+  first_offset_ = 0;
+  credit_ = kInitialCredit;
+  to_give_ = 0;
 }
 
 Result<void> InputPump::write_out() {

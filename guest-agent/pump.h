@@ -26,6 +26,8 @@ class OutputPump {
   void add_credit(uint32_t bytes);
   // Reads again after the connection had no room.
   void resume();
+  // Goes on as `channel`, with the credit of a beginning. Needs resume().
+  void restart(uint32_t channel);
   // The process is gone: what its pipe or terminal holds now is all that was its own.
   void mark_exit();
 
@@ -44,7 +46,7 @@ class OutputPump {
 
   Loop& loop_;
   Outbox& outbox_;
-  const uint32_t channel_;
+  uint32_t channel_;
   const uint8_t stream_;
   const bool tells_end_;
   std::function<void()> on_progress_;
@@ -68,6 +70,9 @@ class InputPump {
   // Errors: more than the credit, or bytes behind the end.
   Result<void> take(std::vector<std::byte> bytes);
   Result<void> end();
+  bool has_ended() const { return ended_; }
+  // Goes on as `channel`, with the credit of a beginning; what it holds is dropped.
+  void restart(uint32_t channel);
 
  private:
   Result<void> write_out();
@@ -77,7 +82,7 @@ class InputPump {
 
   Loop& loop_;
   Outbox& outbox_;
-  const uint32_t channel_;
+  uint32_t channel_;
   bool terminal_ = false;
   Fd sink_;
   Watch watch_;

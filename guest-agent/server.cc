@@ -21,17 +21,16 @@ namespace {
 
 // Connections at once to an agent that listens.
 constexpr size_t kMaxSessions = 64;
-// How long the kernel tries to reach the host: an emulated VMM may take seconds to answer.
-constexpr timeval kDialLimit{.tv_sec = 60, .tv_usec = 0};
 
 }  // namespace
 
-Result<Fd> dial_host() {
+Result<Fd> dial_host(std::chrono::seconds limit) {
   Fd socket(::socket(AF_VSOCK, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!socket)
     return fail_errno(errno, "opening a vsock socket", "the guest kernel needs virtio-vsock");
-  if (::setsockopt(socket.get(), AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT_NEW, &kDialLimit,
-                   sizeof kDialLimit) < 0)
+  timeval time{.tv_sec = limit.count(), .tv_usec = 0};
+  if (::setsockopt(socket.get(), AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT_NEW, &time, sizeof time) <
+      0)
     return fail_errno(errno, "setting the time limit of the connection to the host");
   sockaddr_vm address{};
   address.svm_family = AF_VSOCK;
@@ -103,22 +102,27 @@ Result<std::unique_ptr<Server>> Server::create(SessionOptions options,
   server->loop_ = TRY(Loop::create());
   server->reaper_ =
       TRY(Reaper::create(*server->loop_, [server = server.get()] { server->cgroups_.sweep(); }));
-  if (!cgroup_mount.empty()) server->cgroups_ = TRY(Cgroups::create(cgroup_mount));
-  server->services_ =
-      std::make_unique<Services>(*server->loop_, *server->reaper_, server->cgroups_);
+  Fd cgroups;
+  if (!cgroup_mount.empty()) {
+    server->cgroups_ = TRY(Cgroups::create(cgroup_mount));
+    cgroups = TRY(open_file(cgroup_mount, O_RDONLY | O_DIRECTORY));
+  }
+  server->freezer_ = std::make_unique<Freezer>(*server->loop_, std::move(cgroups));
+  server->services_ = std::make_unique<Services>(*server->loop_, *server->reaper_, server->cgroups_,
+                                                 *server->freezer_);
   server->services_->program = std::move(program);
   server->services_->serve = [server = server.get()](Fd connection, std::string user) {
     return server->add(std::move(connection),
-                       {.token = "", .owns_system = false, .user = std::move(user)});
+                       {.token = "", .owns_system = false, .ipv6 = false, .user = std::move(user)});
   };
   return server;
 }
 
-Result<void> Server::add(Fd connection, SessionOptions options) {
-  auto session = std::make_unique<Session>(*services_, std::move(options), std::move(connection));
+Result<std::weak_ptr<Outbox>> Server::add(Fd connection, SessionOptions options) {
+  auto session = std::make_shared<Session>(*services_, std::move(options), std::move(connection));
   TRY(session->start());
-  sessions_.push_back(std::move(session));
-  return {};
+  sessions_.push_back(session);
+  return session;
 }
 
 // All but the first, whose end its caller looks for.
@@ -140,15 +144,27 @@ Result<void> Server::run_round() {
   return {};
 }
 
-Result<std::optional<protocol::agent::ShutdownKind>> Server::serve(Fd connection) {
+Result<std::optional<protocol::agent::ShutdownKind>> Server::serve(Fd connection,
+                                                                   const Dial& dial_again) {
   TRY(add(std::move(connection), options_));
-  const Session& session = *sessions_.front();
-  while (!session.is_over() && !shutdown_) {
-    TRY(run_round());
-    drop_ended();
+  Session& session = *sessions_.front();
+  std::optional<std::string> first_loss;
+  for (;;) {
+    while (!session.is_over() && !shutdown_) {
+      TRY(run_round());
+      drop_ended();
+    }
+    if (shutdown_ || !session.was_lost() || !session.is_authenticated()) break;
+    first_loss = session.reason();
+    Result<Fd> again = dial_again();
+    if (!again || !*again) break;
+    TRY(session.reconnect(*std::move(again)));
   }
-  if (!shutdown_ && !session.reason().empty()) return fail(session.reason());
-  return shutdown_;
+  if (shutdown_) return shutdown_;
+  // Nobody at the second call: the end is that of the first.
+  std::string reason = session.was_lost() && first_loss ? *first_loss : session.reason();
+  if (!reason.empty()) return fail(std::move(reason));
+  return std::nullopt;
 }
 
 void Server::accept_one(int listener) {
@@ -181,10 +197,12 @@ Result<std::optional<protocol::agent::ShutdownKind>> Server::serve_all(Fd listen
       TRY(loop_->watch(listener.get(), EPOLLIN, [&](uint32_t) { accept_one(listener.get()); }));
   while (!shutdown_) {
     TRY(run_round());
-    std::erase_if(sessions_, [](const auto& session) {
-      if (session->is_over() && !session->reason().empty())
-        log_error("a connection was dropped: {}", session->reason());
-      return session->is_over();
+    std::erase_if(sessions_, [&](const auto& session) {
+      if (!session->is_over()) return false;
+      if (!session->reason().empty()) log_error("a connection was dropped: {}", session->reason());
+      // Here no host comes back for the machine as it was saved.
+      if (session->holds_freeze()) freezer_->thaw();
+      return true;
     });
   }
   return shutdown_;

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <utility>
 
 #include "base/log.h"
 #include "base/sys.h"
@@ -37,7 +38,9 @@ bool equal_secrets(std::string_view left, std::string_view right) {
 Session::Session(Services& services, SessionOptions options, Fd socket)
     : services_(services), options_(std::move(options)), socket_(std::move(socket)) {}
 
-Session::~Session() = default;
+Session::~Session() {
+  if (froze_) services_.freezer.forget();
+}
 
 Result<void> Session::start() {
   TRY(set_nonblocking(socket_.get()));
@@ -55,13 +58,33 @@ void Session::end(std::string reason) {
   watch_.reset();
 }
 
+void Session::lose(std::string reason) {
+  if (over_) return;
+  lost_ = true;
+  end(std::move(reason));
+}
+
+Result<void> Session::reconnect(Fd socket) {
+  // The new host did not ask for it.
+  if (froze_) services_.freezer.forget();
+  socket_ = std::move(socket);
+  reader_ = {};
+  outgoing_.clear();
+  outgoing_bytes_ = 0;
+  first_offset_ = 0;
+  reason_.clear();
+  over_ = lost_ = greeted_ = false;
+  held_ = true;
+  return start();
+}
+
 void Session::on_event(uint32_t events) {
   if ((events & EPOLLERR) != 0) {
     int error_number = 0;
     socklen_t size = sizeof error_number;
     if (::getsockopt(socket_.get(), SOL_SOCKET, SO_ERROR, &error_number, &size) == 0 &&
         error_number != 0)
-      return end(fail_errno(error_number, "the connection to the host").value().message);
+      return lose(fail_errno(error_number, "the connection to the host").value().message);
   }
   if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) receive();
   if (!over_ && (events & EPOLLOUT) != 0) flush();
@@ -71,8 +94,8 @@ void Session::receive() {
   static std::array<std::byte, kMaxPayload> buffer;  // single-threaded
   ssize_t count = ::recv(socket_.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
   if (count < 0 && (errno == EINTR || errno == EAGAIN)) return;
-  if (count < 0) return end(fail_errno(errno, "receiving from the host").value().message);
-  if (count == 0) return end("");
+  if (count < 0) return lose(fail_errno(errno, "receiving from the host").value().message);
+  if (count == 0) return lose("");
   std::span<const std::byte> input(buffer.data(), static_cast<size_t>(count));
   while (!over_) {
     auto frame = reader_.next(input);
@@ -85,13 +108,7 @@ void Session::receive() {
 
 Result<void> Session::dispatch(Frame frame) {
   if (!greeted_) return greet(frame);
-  if (frame.channel == 0) {
-    if (frame.type != FrameType::kShutdown || !options_.user.empty())
-      return fail(fmt::format("a frame of type {} on channel 0", static_cast<int>(frame.type)));
-    shutdown_ = TRY(decode<Shutdown>(frame.payload))
-    .kind;
-    return {};
-  }
+  if (frame.channel == 0) return dispatch_to_agent(frame);
   switch (frame.type) {
     case FrameType::kSpawn:
     case FrameType::kReadFile:
@@ -117,20 +134,99 @@ Result<void> Session::dispatch(Frame frame) {
 Result<void> Session::greet(const Frame& frame) {
   if (frame.type != FrameType::kHello || frame.channel != 0)
     return fail("the host does not begin with Hello");
+  // Of another version nothing more can be read. A stranger does not even learn ours.
+  uint32_t version = version_of(frame.payload);
+  if (options_.token.empty() && version != 0 && version != kVersion) return refuse_version(version);
   auto hello = TRY(decode<Hello>(frame.payload));
   if (!options_.token.empty() && !equal_secrets(hello.token, options_.token))
     return fail("the host's token is not ours");
-  greeted_ = true;
-  if (options_.owns_system && hello.version == kVersion) apply_hello(hello);
+  if (hello.version != kVersion) return refuse_version(hello.version);
+  return welcome(hello);
+}
+
+Result<void> Session::refuse_version(uint32_t version) {
+  held_ = false;
+  send(FrameType::kHelloReply, 0, encode(HelloReply{}));
+  flush();  // the host learns our version from it
+  return fail(
+      fmt::format("the host speaks version {} of the protocol, this agent {}", version, kVersion));
+}
+
+// In this order: what is not adopted ends while it is stopped; then the new identity; then, only
+// when all of that is in place, the rest runs; then the host hears of it.
+Result<void> Session::welcome(const Hello& hello) {
   utsname system{};
   if (::uname(&system) < 0) return fail_errno(errno, "asking for the kernel's release");
-  send(FrameType::kHelloReply, 0, encode(HelloReply{kVersion, system.release}));
-  if (hello.version != kVersion) {
-    flush();  // the host learns our version from it
-    return fail(fmt::format("the host speaks version {} of the protocol, this agent {}",
-                            hello.version, kVersion));
+  HelloReply reply;
+  reply.kernel = system.release;
+  bool has_returned = std::exchange(held_, false);
+  greeted_ = true;
+  Operation* service = has_returned ? keep_service(hello.adopt) : nullptr;
+  if (options_.owns_system) {
+    Applied applied = apply_hello(hello, options_.ipv6);
+    reply.reseeded = applied.reseeded;
+    reply.problem = std::move(applied.problem);
   }
+  if (service != nullptr) service->adopt(kAdoptedChannel, hello.service_environment);
+  reply.adopted = service != nullptr;
+  if (has_returned && reply.problem.empty()) {
+    froze_ = false;
+    reply.problem = services_.freezer.thaw();
+  }
+  send(FrameType::kHelloReply, 0, encode(reply));
+  if (!reply.problem.empty()) {
+    flush();
+    return fail("setting who the machine is: " + reply.problem);
+  }
+  if (service != nullptr) service->resume();
   return {};
+}
+
+// Ends what ran on the connection that was lost, but for the machine's service; null when that is
+// not wanted or not there. Of two nobody could tell which is meant.
+Operation* Session::keep_service(bool adopt) {
+  for (uint32_t channel : finished_) operations_.erase(channel);
+  finished_.clear();
+  waiting_for_room_.clear();
+  std::unique_ptr<Operation> kept;
+  size_t count = 0;
+  for (auto& [channel, operation] : operations_) {
+    if (!adopt || !operation->is_service()) continue;
+    count++;
+    if (count == 1) kept = std::move(operation);
+  }
+  operations_.clear();
+  if (count != 1) return nullptr;
+  Operation* service = kept.get();
+  operations_[kAdoptedChannel] = std::move(kept);
+  return service;
+}
+
+Result<void> Session::dispatch_to_agent(const Frame& frame) {
+  auto is_from_host = [&](FrameType type) { return frame.type == type && options_.user.empty(); };
+  if (is_from_host(FrameType::kShutdown)) {
+    shutdown_ = TRY(decode<Shutdown>(frame.payload))
+    .kind;
+    return {};
+  }
+  if (is_from_host(FrameType::kFreeze)) {
+    freeze();
+    return {};
+  }
+  if (is_from_host(FrameType::kThaw)) {
+    froze_ = false;
+    std::string problem = services_.freezer.thaw();
+    send(FrameType::kThawed, 0, encode(Thawed{std::move(problem)}));
+    return {};
+  }
+  return fail(fmt::format("a frame of type {} on channel 0", static_cast<int>(frame.type)));
+}
+
+void Session::freeze() {
+  bool begun = services_.freezer.freeze([this](std::string problem) {
+    send(FrameType::kFrozen, 0, encode(Frozen{std::move(problem)}));
+  });
+  if (begun) froze_ = true;
 }
 
 Result<void> Session::open_channel(const Frame& frame) {
@@ -182,12 +278,14 @@ Result<void> Session::dispatch_to(Operation& operation, Frame frame) {
 }
 
 void Session::send(FrameType type, uint32_t channel, std::span<const std::byte> payload) {
+  if (over_ || held_) return;  // nobody would hear it
   outgoing_.push_back(encode_frame(type, channel, payload));
   outgoing_bytes_ += outgoing_.back().size();
 }
 
 bool Session::has_room() const {
-  return outgoing_bytes_ < kRoom;
+  // Without a host, what a process writes waits for the next one.
+  return !over_ && !held_ && outgoing_bytes_ < kRoom;
 }
 
 void Session::wait_for_room(uint32_t channel) {
@@ -214,7 +312,7 @@ void Session::flush() {
     if (sent < 0 && errno == EINTR) continue;
     // ENOTCONN: the connection is still being made.
     if (sent < 0 && (errno == EAGAIN || errno == ENOTCONN)) break;
-    if (sent < 0) return end(fail_errno(errno, "sending to the host").value().message);
+    if (sent < 0) return lose(fail_errno(errno, "sending to the host").value().message);
     auto left = static_cast<size_t>(sent);
     outgoing_bytes_ -= left;
     while (left > 0) {

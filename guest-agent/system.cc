@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <net/if.h>
+#include <net/if_arp.h>
 #include <net/route.h>
 #include <netinet/in.h>
 // Behind the library's own.
@@ -21,11 +22,14 @@
 
 #include "base/log.h"
 #include "base/sys.h"
+#include "guest-agent/identity.h"
 #include "guest-agent/last_words.h"
 #include "protocol/guest_network.h"
 
 namespace hutch::agent {
 namespace {
+
+constexpr const char* kDevice = "eth0";
 
 Result<void> write_setting(const char* path, std::string_view value) {
   Fd file = TRY(open_file(path, O_WRONLY));
@@ -69,13 +73,14 @@ sockaddr address_of(uint32_t value) {
   return plain;
 }
 
-Result<void> bring_up(const Fd& socket, const char* device) {
+Result<void> set_up(const Fd& socket, const char* device, bool up) {
   ifreq request = request_for(device);
   if (::ioctl(socket.get(), SIOCGIFFLAGS, &request) < 0)
     return fail_errno(errno, fmt::format("reading the state of the device {}", device));
-  request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_UP);
+  request.ifr_flags =
+      static_cast<short>(up ? request.ifr_flags | IFF_UP : request.ifr_flags & ~IFF_UP);
   if (::ioctl(socket.get(), SIOCSIFFLAGS, &request) < 0)
-    return fail_errno(errno, fmt::format("bringing the device {} up", device));
+    return fail_errno(errno, fmt::format("bringing the device {} {}", device, up ? "up" : "down"));
   return {};
 }
 
@@ -130,12 +135,11 @@ Result<void> add_entropy(std::string_view bytes) {
 
 Result<void> bring_loopback_up() {
   Fd socket = TRY(network_socket());
-  return bring_up(socket, "lo");
+  return set_up(socket, "lo", true);
 }
 
 Result<void> bring_network_up(bool ipv6) {
   namespace numbers = protocol::guest_network;
-  constexpr const char* kDevice = "eth0";
   if (::if_nametoindex(kDevice) == 0) return {};
   Fd socket = TRY(network_socket());
   ifreq request = request_for(kDevice);
@@ -145,7 +149,7 @@ Result<void> bring_network_up(bool ipv6) {
   request.ifr_netmask = address_of(numbers::kNetmask);
   if (::ioctl(socket.get(), SIOCSIFNETMASK, &request) < 0)
     return fail_errno(errno, "setting the network mask");
-  TRY(bring_up(socket, kDevice));
+  TRY(set_up(socket, kDevice, true));
   rtentry route{};
   route.rt_dst = address_of(0);
   route.rt_genmask = address_of(0);
@@ -154,6 +158,21 @@ Result<void> bring_network_up(bool ipv6) {
   if (::ioctl(socket.get(), SIOCADDRT, &route) < 0)
     return fail_errno(errno, "setting the default route");
   return ipv6 ? add_ipv6(kDevice) : Result<void>();
+}
+
+Result<void> set_hardware_address(std::string_view mac, bool ipv6) {
+  if (::if_nametoindex(kDevice) == 0) return {};
+  Fd socket = TRY(network_socket());
+  ifreq request = request_for(kDevice);
+  request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
+  std::memcpy(request.ifr_hwaddr.sa_data, mac.data(), mac.size());
+  if (::ioctl(socket.get(), SIOCSIFHWADDR, &request) == 0) return {};
+  if (errno != EBUSY) return fail_errno(errno, "setting the address of the device eth0");
+  // Going down, the device loses its routes, and its addresses of IPv6.
+  TRY(set_up(socket, kDevice, false));
+  if (::ioctl(socket.get(), SIOCSIFHWADDR, &request) < 0)
+    return fail_errno(errno, "setting the address of the device eth0, which is down");
+  return bring_network_up(ipv6);
 }
 
 void apply_settings() {
@@ -171,10 +190,12 @@ Result<void> protect_from_memory_killer() {
   return write_setting("/proc/self/oom_score_adj", "-1000");
 }
 
-void apply_hello(const protocol::agent::Hello& hello) {
+Applied apply_hello(const protocol::agent::Hello& hello, bool ipv6) {
+  Applied applied;
   if (!hello.entropy.empty()) {
     auto added = add_entropy(hello.entropy);
     if (!added) die(added.error());
+    applied.reseeded = true;
   }
   if (hello.realtime_ns != 0) {
     auto set = set_clock(hello.realtime_ns);
@@ -182,6 +203,18 @@ void apply_hello(const protocol::agent::Hello& hello) {
   }
   if (!hello.hostname.empty() && ::sethostname(hello.hostname.data(), hello.hostname.size()) < 0)
     log_warning("setting the host name {}: errno {}", hello.hostname, errno);
+  auto note = [&](const Result<void>& done) {
+    if (done) return;
+    if (!applied.problem.empty()) applied.problem += "; ";
+    applied.problem += done.error().text();
+  };
+  if (!hello.machine_id.empty()) {
+    note(renew_machine_id("", hello.machine_id));
+    note(remove_host_keys(""));
+  }
+  if (!hello.boot_id.empty()) note(renew_boot_id(hello.boot_id));
+  if (!hello.mac.empty()) note(set_hardware_address(hello.mac, ipv6));
+  return applied;
 }
 
 }  // namespace hutch::agent

@@ -2,6 +2,9 @@
 // entropy and name when the host says them.
 #pragma once
 
+#include <string>
+#include <string_view>
+
 #include "base/result.h"
 #include "protocol/agent.h"
 
@@ -17,8 +20,18 @@ Result<void> bring_network_up(bool ipv6);
 void apply_settings();
 // Protects the agent from the out-of-memory killer; children give that up.
 Result<void> protect_from_memory_killer();
-// Sets what `hello` carries; a failure is logged, for the sandbox works without, except that
-// entropy which does not arrive ends the agent: two sandboxes must never share their randomness.
-void apply_hello(const protocol::agent::Hello& hello);
+
+// Sets the hardware address (6 bytes) of the network device; nothing without one. `ipv6` as above,
+// for a driver that takes a new address only from a device that is down.
+Result<void> set_hardware_address(std::string_view mac, bool ipv6);
+
+struct Applied {
+  bool reseeded = false;  // there was entropy, and the kernel's random numbers come from it now
+  std::string problem;    // what of the identity could not be set; empty: nothing
+};
+// Sets what `hello` carries. Entropy comes first, and one that does not arrive ends the agent: two
+// sandboxes must never share their randomness. Of the clock and the host name a failure is logged,
+// for the sandbox works without.
+Applied apply_hello(const protocol::agent::Hello& hello, bool ipv6);
 
 }  // namespace hutch::agent

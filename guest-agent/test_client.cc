@@ -3,8 +3,10 @@
 #include <doctest/doctest.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,7 +23,15 @@ using namespace protocol::agent;  // NOLINT: the wire's names
 
 namespace {
 constexpr std::chrono::seconds kPatience{30};
+
+// In a child: away from the mounts of this host, with an empty /etc and /run.
+bool has_own_mounts() {
+  return ::unshare(CLONE_NEWNS) == 0 &&
+         ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0 &&
+         ::mount("tmpfs", "/etc", "tmpfs", 0, nullptr) == 0 &&
+         ::mount("tmpfs", "/run", "tmpfs", 0, nullptr) == 0;
 }
+}  // namespace
 
 std::string agent_program() {
   const char* program = std::getenv("HUTCH_AGENT");
@@ -33,6 +43,14 @@ std::string self() {
   return std::to_string(::getuid());
 }
 
+bool can_own_system() {
+  pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) ::_exit(::geteuid() == 0 && has_own_mounts() ? 0 : 1);
+  int status = -1;
+  return ::waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
 bool eventually(const std::function<bool()>& condition) {
   auto limit = std::chrono::steady_clock::now() + kPatience;
   while (!condition()) {
@@ -42,21 +60,26 @@ bool eventually(const std::function<bool()>& condition) {
   return true;
 }
 
-TestClient::TestClient() {
-  start(std::nullopt);
-}
-
-TestClient::TestClient(uid_t user) {
-  start(user);
-}
-
 std::unique_ptr<TestClient> TestClient::on_socket(Fd socket) {
   return std::unique_ptr<TestClient>(new TestClient(std::move(socket)));
 }
 
-void TestClient::start(std::optional<uid_t> user) {
+TestClient::TestClient(const AgentOptions& options) {
   std::string program = agent_program();
-  auto pair = socket_pair(SOCK_STREAM).value();
+  std::vector<std::string> words = {"hutch-agent"};
+  std::vector<Fd> theirs;
+  for (size_t i = 0; i <= options.further_connections; i++) {
+    auto pair = socket_pair(SOCK_STREAM).value();
+    further_.push_back(std::move(pair.first));
+    words.push_back(i == 0 ? "--descriptor" : "--then-descriptor");
+    words.push_back(std::to_string(pair.second.get()));
+    theirs.push_back(std::move(pair.second));
+  }
+  if (options.owns_system) words.insert(words.end(), {"--owns-system", "yes"});
+  if (!options.cgroups.empty()) words.insert(words.end(), {"--cgroups", options.cgroups});
+  std::vector<char*> arguments;
+  for (std::string& word : words) arguments.push_back(word.data());
+  arguments.push_back(nullptr);
   log_ = Fd(::memfd_create("log", MFD_CLOEXEC));
   REQUIRE(log_);
   // Opened here, for another user may not reach the file.
@@ -66,17 +89,45 @@ void TestClient::start(std::optional<uid_t> user) {
   agent_ = ::fork();
   REQUIRE(agent_ >= 0);
   if (agent_ == 0) {
-    if (::dup2(log_.get(), STDERR_FILENO) < 0 || ::fcntl(pair.second.get(), F_SETFD, 0) < 0)
-      ::_exit(99);
-    if (user && (::setresgid(*user, *user, *user) < 0 || ::setresuid(*user, *user, *user) < 0))
+    if (::dup2(log_.get(), STDERR_FILENO) < 0) ::_exit(99);
+    for (const Fd& socket : theirs) {
+      if (::fcntl(socket.get(), F_SETFD, 0) < 0) ::_exit(99);
+    }
+    if (options.owns_system && !has_own_mounts()) ::_exit(96);
+    if (auto user = options.user;
+        user && (::setresgid(*user, *user, *user) < 0 || ::setresuid(*user, *user, *user) < 0))
       ::_exit(98);
-    std::string number = std::to_string(pair.second.get());
-    char name[] = "hutch-agent", option[] = "--descriptor";
-    char* arguments[] = {name, option, number.data(), nullptr};
-    ::fexecve(executable.get(), arguments, environ);
+    ::fexecve(executable.get(), arguments.data(), environ);
     ::_exit(97);
   }
-  socket_ = std::move(pair.first);
+  socket_ = std::move(further_.front());
+  further_.pop_front();
+}
+
+void TestClient::lose_connection() {
+  REQUIRE_FALSE(further_.empty());
+  socket_ = std::move(further_.front());
+  further_.pop_front();
+  reader_ = {};
+  answers_.clear();
+  answers_[kAdoptedChannel].started = Started{};
+  next_channel_ = kAdoptedChannel + 1;
+  hello_.reset();
+  hung_up_ = false;
+}
+
+std::string TestClient::freeze() {
+  frozen_.reset();
+  send(FrameType::kFreeze, 0);
+  REQUIRE(wait([&] { return frozen_.has_value(); }));
+  return frozen_->problem;
+}
+
+std::string TestClient::thaw() {
+  thawed_.reset();
+  send(FrameType::kThaw, 0);
+  REQUIRE(wait([&] { return thawed_.has_value(); }));
+  return thawed_->problem;
 }
 
 TestClient::~TestClient() {
@@ -84,6 +135,7 @@ TestClient::~TestClient() {
 }
 
 int TestClient::hang_up() {
+  further_.clear();
   socket_.reset();
   int status = -1;
   bool is_over = eventually([&] { return ::waitpid(agent_, &status, WNOHANG) == agent_; });
@@ -176,6 +228,12 @@ void TestClient::take(const Frame& frame) {
   switch (frame.type) {
     case FrameType::kHelloReply:
       hello_ = decode<HelloReply>(payload).value();
+      break;
+    case FrameType::kFrozen:
+      frozen_ = decode<Frozen>(payload).value();
+      break;
+    case FrameType::kThawed:
+      thawed_ = decode<Thawed>(payload).value();
       break;
     case FrameType::kStarted:
       CHECK(!answer.started);

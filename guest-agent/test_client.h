@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <chrono>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -29,12 +30,23 @@ struct Answer {
   uint64_t input_credit = 0;   // given back
 };
 
+// How the program under test is started.
+struct AgentOptions {
+  std::optional<uid_t> user = {};  // whom it runs as; only root can choose
+  size_t further_connections = 0;  // that wait for it when one is lost
+  std::string cgroups = {};        // a folder of cgroup2 in which it makes its groups
+  // It sets what Hello says of the system, in mounts of its own: /etc and /run are empty there.
+  bool owns_system = false;
+};
+// Whether this host lets a test have AgentOptions::owns_system.
+bool can_own_system();
+
 class TestClient {
  public:
   // Starts the program that the environment variable HUTCH_AGENT names, connected to this client.
-  // `user`: whom it runs as; only root can choose.
-  TestClient();
-  explicit TestClient(uid_t user);
+  TestClient() : TestClient(AgentOptions{}) {}
+  explicit TestClient(uid_t user) : TestClient(AgentOptions{.user = user}) {}
+  explicit TestClient(const AgentOptions& options);
   ~TestClient();
 
   // Takes over a connected socket instead.
@@ -63,6 +75,14 @@ class TestClient {
   // Until the channel is over: failed, done, or exited and all its output has ended.
   const Answer& wait_for_end(uint32_t channel);
   const Answer& wait_for_exit(uint32_t channel);
+  // The connection is lost; the next of AgentOptions::further_connections is this client's. What
+  // had come is forgotten, and channels are numbered as by a host that adopts.
+  void lose_connection();
+  const std::optional<protocol::agent::Frozen>& frozen() const { return frozen_; }
+  const std::optional<protocol::agent::Thawed>& thawed() const { return thawed_; }
+  // Asks for it and waits for the answer, which it returns.
+  std::string freeze();
+  std::string thaw();
   // Runs to the end.
   const Answer& run(const protocol::agent::Spawn& request) { return wait_for_end(spawn(request)); }
   const Answer& run_shell(const std::string& script) { return wait_for_end(shell(script)); }
@@ -80,7 +100,6 @@ class TestClient {
 
  private:
   explicit TestClient(Fd socket) : socket_(std::move(socket)) {}
-  void start(std::optional<uid_t> user);
   bool receive(std::chrono::steady_clock::time_point limit);
   void take(const protocol::agent::Frame& frame);
 
@@ -90,7 +109,10 @@ class TestClient {
   uint32_t next_channel_ = 1;
   bool generous_ = true;
   bool hung_up_ = false;
+  std::deque<Fd> further_;
   std::optional<protocol::agent::HelloReply> hello_;
+  std::optional<protocol::agent::Frozen> frozen_;
+  std::optional<protocol::agent::Thawed> thawed_;
   protocol::agent::FrameReader reader_;
   std::map<uint32_t, Answer> answers_;
 };

@@ -24,6 +24,19 @@ tl::unexpected<Error> unexpected_frame(const char* what) {
 void AgentClient::say_hello(Hello hello) {
   if (greeted_) return;
   greeted_ = true;
+  // A machine that becomes another one must not share its random numbers with its siblings. An
+  // agent that merely runs somewhere may leave the system's alone.
+  bool renews = hello.adopt || !hello.machine_id.empty() || !hello.boot_id.empty();
+  expects_reseeding_ = renews && !hello.entropy.empty();
+  expects_service_ = hello.adopt;
+  if (expects_service_) {
+    Channel channel;
+    channel.kind = Kind::kProcess;
+    channel.started = channel.input_open = true;
+    channel.input_credit = kInitialCredit;
+    for (Stream& stream : channel.streams) stream = {.window = kInitialCredit, .ended = false};
+    channels_.emplace(kAdoptedChannel, channel);
+  }
   std::vector<std::byte> held = std::move(held_);
   send(FrameType::kHello, 0, encode(hello));
   outgoing_.insert(outgoing_.end(), held.begin(), held.end());
@@ -152,6 +165,20 @@ void AgentClient::shutdown(bool reboot) {
   send(FrameType::kShutdown, 0, encode(message));
 }
 
+Result<void> AgentClient::freeze() {
+  if (freezing_) return fail("the machine's processes are being stopped already");
+  freezing_ = true;
+  send(FrameType::kFreeze, 0);
+  return {};
+}
+
+Result<void> AgentClient::thaw() {
+  if (thawing_) return fail("the machine's processes are being let run already");
+  thawing_ = true;
+  send(FrameType::kThaw, 0);
+  return {};
+}
+
 void AgentClient::acknowledge(hutch_task task, int stream_number, size_t size) {
   auto found = channels_.find(static_cast<uint32_t>(task));
   if (found == channels_.end() || found->second.closed) return;
@@ -174,10 +201,7 @@ Result<void> AgentClient::receive(std::span<const std::byte> bytes) {
 }
 
 Result<void> AgentClient::handle(Frame frame) {
-  if (frame.channel == 0) {
-    if (frame.type != FrameType::kHelloReply) return unexpected_frame("a frame on channel 0");
-    return handle_hello_reply(frame);
-  }
+  if (frame.channel == 0) return handle_agent(frame);
   if (!ready_) return unexpected_frame("a frame before the agent's hello");
   auto found = channels_.find(frame.channel);
   if (found == channels_.end())
@@ -212,13 +236,40 @@ Result<void> AgentClient::handle(Frame frame) {
   }
 }
 
+Result<void> AgentClient::handle_agent(const Frame& frame) {
+  if (frame.type == FrameType::kHelloReply) return handle_hello_reply(frame);
+  bool* asked = frame.type == FrameType::kFrozen   ? &freezing_
+                : frame.type == FrameType::kThawed ? &thawing_
+                                                   : nullptr;
+  if (asked == nullptr) return unexpected_frame("a frame on channel 0");
+  if (!ready_ || !*asked) return unexpected_frame("an answer on channel 0");
+  *asked = false;
+  if (frame.type == FrameType::kFrozen) {
+    auto frozen = TRY(decode<Frozen>(frame.payload));
+    add_event(HUTCH_EVENT_FROZEN, 0).set_message(frozen.problem);
+  } else {
+    auto thawed = TRY(decode<Thawed>(frame.payload));
+    add_event(HUTCH_EVENT_THAWED, 0).set_message(thawed.problem);
+  }
+  return {};
+}
+
 Result<void> AgentClient::handle_hello_reply(const Frame& frame) {
   if (!greeted_ || ready_) return unexpected_frame("an agent's hello");
-  auto reply = TRY(decode<HelloReply>(frame.payload));
-  if (reply.version != kVersion)
+  // Of another version nothing more can be read.
+  uint32_t version = version_of(frame.payload);
+  if (version != kVersion)
     return fail(fmt::format("the agent speaks version {} of its protocol, this program version {}",
-                            reply.version, kVersion),
+                            version, kVersion),
                 "use an initramfs that was built together with this program");
+  auto reply = TRY(decode<HelloReply>(frame.payload));
+  if (!reply.problem.empty())
+    return fail("the restored machine could not become another one: " + reply.problem);
+  if (expects_reseeding_ && !reply.reseeded)
+    return fail("the restored machine has the random numbers of the one that was saved");
+  if (reply.adopted && !expects_service_) return fail("an agent that adopted a service unasked");
+  if (expects_service_ && !reply.adopted)
+    return fail("the restored machine has no service", "save a machine whose service runs");
   ready_ = true;
   add_event(HUTCH_EVENT_AGENT_READY, 0).set_message(reply.kernel);
   return {};

@@ -23,8 +23,12 @@ class AgentClient {
  public:
   // Whom OUTPUT events are given back to; the owner calls acknowledge() here.
   void set_output_owner(std::weak_ptr<OutputOwner> owner) { owner_ = std::move(owner); }
-  // Begins the conversation. What was asked for before waits for this.
+  // Begins the conversation. What was asked for before waits for this. With `adopt`, the machine's
+  // service is the task kAdoptedService from now on, a process that has started. An agent that does
+  // not keep it, or does not do what else the hello asks of a restored machine, is in error: a fork
+  // whose renewal fails must not run.
   void say_hello(protocol::agent::Hello hello);
+  static constexpr hutch_task kAdoptedService = protocol::agent::kAdoptedChannel;
   bool is_ready() const { return ready_; }
 
   // Takes what came from the agent. An error means that it broke the protocol.
@@ -45,6 +49,10 @@ class AgentClient {
   Result<void> close_input(hutch_task task);
   void close(hutch_task task);
   void shutdown(bool reboot);
+  // Stops all processes of the machine, or lets them run again; FROZEN or THAWED follows. One of
+  // each kind at a time.
+  Result<void> freeze();
+  Result<void> thaw();
 
   // Gives `size` bytes of credit back for output that was passed on.
   void acknowledge(hutch_task task, int stream, size_t size);
@@ -75,6 +83,7 @@ class AgentClient {
   Event& add_event(hutch_event_kind kind, hutch_task task);
 
   Result<void> handle(protocol::agent::Frame frame);
+  Result<void> handle_agent(const protocol::agent::Frame& frame);
   Result<void> handle_hello_reply(const protocol::agent::Frame& frame);
   Result<void> handle_started(const protocol::agent::Frame& frame, Channel& channel);
   Result<void> handle_failed(const protocol::agent::Frame& frame, const Channel& channel);
@@ -89,7 +98,9 @@ class AgentClient {
 
   protocol::agent::FrameReader reader_;
   std::unordered_map<uint32_t, Channel> channels_;
-  uint32_t next_channel_ = 1;
+  // The first is only ever the adopted service's: tasks may be opened before it is known whether
+  // there is one.
+  uint32_t next_channel_ = protocol::agent::kAdoptedChannel + 1;
   // Closed channels, oldest first. The agent has seen a Close, and sends nothing more of that
   // channel, once it has said anything about a channel that was opened later.
   struct Closed {
@@ -99,6 +110,9 @@ class AgentClient {
   std::deque<Closed> closed_;
   bool greeted_ = false;
   bool ready_ = false;
+  bool expects_service_ = false;  // what the hello asked for
+  bool expects_reseeding_ = false;
+  bool freezing_ = false, thawing_ = false;  // asked for and not answered
   std::vector<std::byte> outgoing_;
   size_t outgoing_start_ = 0;
   std::vector<std::byte> held_;  // until say_hello()

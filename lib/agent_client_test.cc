@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 
+#include "lib/agent_connection.h"
+
 using namespace hutch;
 using namespace hutch::lib;
 using namespace hutch::protocol::agent;
@@ -29,8 +31,15 @@ struct Conversation {
 
   void greet() {
     client.say_hello({});
-    REQUIRE(answer(FrameType::kHelloReply, 0, encode(HelloReply{kVersion, "6.12"})));
+    REQUIRE(answer(FrameType::kHelloReply, 0, encode(HelloReply{.kernel = "6.12"})));
     take_events();
+  }
+
+  void adopt() {
+    client.say_hello({.adopt = true});
+    REQUIRE(answer(FrameType::kHelloReply, 0, encode(HelloReply{.adopted = true})));
+    take_events();
+    sent();
   }
 
   hutch_task start(bool terminal = false) {
@@ -296,6 +305,150 @@ TEST_CASE("a file is written") {
   REQUIRE(talk.answer(FrameType::kDone, task, encode(Done{3})));
 }
 
+TEST_CASE("freeze and thaw are answered by an event each") {
+  Conversation talk;
+  talk.greet();
+  talk.sent();
+  REQUIRE(talk.client.freeze());
+  CHECK_FALSE(talk.client.freeze());
+  std::vector<Frame> frames = talk.sent();
+  REQUIRE(frames.size() == 1);
+  CHECK(frames[0].type == FrameType::kFreeze);
+  CHECK(frames[0].channel == 0);
+  CHECK(frames[0].payload.empty());
+  REQUIRE(talk.answer(FrameType::kFrozen, 0, encode(Frozen{"some\x1bthing"})));
+  REQUIRE(talk.client.thaw());
+  CHECK_FALSE(talk.client.thaw());
+  frames = talk.sent();
+  REQUIRE(frames.size() == 1);
+  CHECK(frames[0].type == FrameType::kThaw);
+  REQUIRE(talk.answer(FrameType::kThawed, 0, encode(Thawed{})));
+  auto& events = talk.client.events();
+  REQUIRE(events.size() == 2);
+  CHECK(events[0]->kind == HUTCH_EVENT_FROZEN);
+  CHECK(events[0]->task == 0);
+  CHECK(std::string(events[0]->message) == "some thing");
+  CHECK(events[1]->kind == HUTCH_EVENT_THAWED);
+  CHECK(std::string(events[1]->message).empty());
+  CHECK(talk.client.freeze());
+}
+
+TEST_CASE("an adopted service is a process that has started, under a number of its own") {
+  Conversation talk;
+  constexpr hutch_task kService = AgentClient::kAdoptedService;
+  CHECK_FALSE(talk.client.write(kService, {}));
+  // Asked for before the hello, and not mistaken for it.
+  hutch_task early = talk.client.spawn({.arguments = {"true"}}).value();
+  CHECK(early != kService);
+  talk.client.say_hello({.adopt = true, .service_environment = {"A=1"}});
+  CHECK(talk.client.write(kService, std::vector<std::byte>(10)).value() == 10);
+  REQUIRE(talk.answer(FrameType::kHelloReply, 0, encode(HelloReply{.adopted = true})));
+  std::vector<Frame> frames = talk.sent();
+  REQUIRE(frames.size() == 3);
+  auto hello = decode<Hello>(frames[0].payload).value();
+  CHECK(hello.adopt);
+  CHECK(hello.service_environment == std::vector<std::string>{"A=1"});
+  CHECK(frames[1].type == FrameType::kSpawn);
+  CHECK(frames[2].type == FrameType::kInput);
+  CHECK(frames[2].channel == kAdoptedChannel);
+  CHECK(talk.take_events() == std::vector<int>{HUTCH_EVENT_AGENT_READY});
+
+  // Its credit is that of a beginning, both ways.
+  CHECK(talk.client.write(kService, std::vector<std::byte>(2 * kInitialCredit)).value() ==
+        kInitialCredit - 10);
+  REQUIRE(talk.answer(FrameType::kInputCredit, kService, encode(InputCredit{100})));
+  CHECK(talk.take_events() == std::vector<int>{HUTCH_EVENT_WRITABLE});
+  fill(talk, kService, 1);
+  fill(talk, kService, 2);
+  CHECK_FALSE(talk.output(kService, 1, 1));
+}
+
+TEST_CASE("an adopted service ends like any process, or is closed") {
+  Conversation talk;
+  talk.adopt();
+  constexpr hutch_task kService = AgentClient::kAdoptedService;
+  SUBCASE("its input ends, and it exits") {
+    REQUIRE(talk.client.close_input(kService));
+    CHECK(talk.sent().at(0).type == FrameType::kInputEnd);
+    REQUIRE(talk.exit(kService));
+    REQUIRE(talk.end(kService, 1));
+    REQUIRE(talk.end(kService, 2));
+    CHECK(talk.take_events() ==
+          std::vector<int>{HUTCH_EVENT_EXITED, HUTCH_EVENT_OUTPUT_END, HUTCH_EVENT_OUTPUT_END});
+  }
+  SUBCASE("close") {
+    talk.client.close(kService);
+    CHECK(talk.sent().at(0).type == FrameType::kClose);
+    REQUIRE(talk.output(kService, 1, 1));
+    CHECK(talk.take_events().empty());
+  }
+  CHECK_FALSE(talk.client.write(kService, {}));
+  CHECK(talk.start() != kService);
+}
+
+TEST_CASE("a restored machine that is not what was asked for is an error") {
+  Conversation talk;
+  auto refusal = [&](const HelloReply& reply) {
+    auto answered = talk.answer(FrameType::kHelloReply, 0, encode(reply));
+    return answered ? std::string() : answered.error().message;
+  };
+  const std::string entropy(256, 'x');
+  SUBCASE("its service is gone") {
+    talk.client.say_hello({.adopt = true});
+    CHECK(refusal({.adopted = false}) == "the restored machine has no service");
+  }
+  SUBCASE("it is not reseeded") {
+    talk.client.say_hello({.entropy = entropy, .adopt = true});
+    CHECK(refusal({.reseeded = false, .adopted = true}) ==
+          "the restored machine has the random numbers of the one that was saved");
+  }
+  SUBCASE("it is not reseeded, and has no service to keep") {
+    talk.client.say_hello({.entropy = entropy, .machine_id = std::string(32, 'a')});
+    CHECK(refusal({.reseeded = false}) ==
+          "the restored machine has the random numbers of the one that was saved");
+  }
+  SUBCASE("its identity could not be set") {
+    talk.client.say_hello({});
+    CHECK(refusal({.problem = "no disk"}) ==
+          "the restored machine could not become another one: no disk");
+  }
+  SUBCASE("all is well") {
+    talk.client.say_hello({.entropy = entropy, .adopt = true});
+    CHECK(refusal({.reseeded = true, .adopted = true}).empty());
+  }
+  SUBCASE("an agent that is no machine's of ours leaves the random numbers alone") {
+    talk.client.say_hello({.entropy = entropy});
+    CHECK(refusal({.reseeded = false}).empty());
+  }
+}
+
+TEST_CASE("a greeting carries what was chosen, and fresh identifiers only when asked to") {
+  Hello plain = make_hello({}).value();
+  CHECK(plain.entropy.size() == 256);
+  CHECK(plain.machine_id.empty());
+  CHECK(plain.boot_id.empty());
+  CHECK(plain.mac.empty());
+  CHECK_FALSE(plain.adopt);
+  HelloOptions options{.set_clock = true,
+                       .host_name = "name",
+                       .renew = true,
+                       .mac = std::string("\x52\x54\0\x01\x02\x03", 6),
+                       .adopt = true,
+                       .service_environment = {"A=1"}};
+  // The protocol takes it, and each is another one.
+  Hello first = decode<Hello>(encode(make_hello(options).value())).value();
+  Hello second = decode<Hello>(encode(make_hello(options).value())).value();
+  CHECK(first.mac == options.mac);
+  CHECK(first.adopt);
+  CHECK(first.service_environment == options.service_environment);
+  CHECK(first.machine_id.size() == 32);
+  CHECK(first.boot_id.size() == 36);
+  CHECK(first.boot_id[14] == '4');
+  CHECK(first.machine_id != second.machine_id);
+  CHECK(first.boot_id != second.boot_id);
+  CHECK(first.entropy != second.entropy);
+}
+
 TEST_CASE("arguments that do not fit into a frame are refused") {
   Conversation talk;
   talk.greet();
@@ -311,7 +464,54 @@ TEST_CASE("what a hostile agent may not send") {
   }
   SUBCASE("another version") {
     talk.client.say_hello({});
-    CHECK_FALSE(talk.answer(FrameType::kHelloReply, 0, encode(HelloReply{99, ""})));
+    CHECK_FALSE(talk.answer(FrameType::kHelloReply, 0, encode(HelloReply{.version = 99})));
+  }
+  SUBCASE("another version with another layout, and it learns which") {
+    talk.client.say_hello({});
+    std::vector<std::byte> other = encode(HelloReply{.version = 99});
+    other.push_back(std::byte{1});
+    auto refused = talk.answer(FrameType::kHelloReply, 0, other);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().message ==
+          "the agent speaks version 99 of its protocol, this program version 3");
+  }
+  SUBCASE("a service that nobody asked for") {
+    talk.client.say_hello({});
+    CHECK_FALSE(talk.answer(FrameType::kHelloReply, 0, encode(HelloReply{.adopted = true})));
+  }
+  SUBCASE("an answer to no freeze") {
+    talk.greet();
+    CHECK_FALSE(talk.answer(FrameType::kFrozen, 0, encode(Frozen{})));
+  }
+  SUBCASE("a second answer to a freeze") {
+    talk.greet();
+    REQUIRE(talk.client.freeze());
+    REQUIRE(talk.answer(FrameType::kFrozen, 0, encode(Frozen{})));
+    CHECK_FALSE(talk.answer(FrameType::kFrozen, 0, encode(Frozen{})));
+  }
+  SUBCASE("an answer to a thaw, when a freeze was asked for") {
+    talk.greet();
+    REQUIRE(talk.client.freeze());
+    CHECK_FALSE(talk.answer(FrameType::kThawed, 0, encode(Thawed{})));
+  }
+  SUBCASE("an answer before its hello") {
+    REQUIRE(talk.client.freeze());
+    talk.client.say_hello({});
+    CHECK_FALSE(talk.answer(FrameType::kFrozen, 0, encode(Frozen{})));
+  }
+  SUBCASE("an answer on a task") {
+    talk.greet();
+    hutch_task task = talk.start();
+    REQUIRE(talk.client.freeze());
+    CHECK_FALSE(talk.answer(FrameType::kFrozen, task, encode(Frozen{})));
+  }
+  SUBCASE("what an agent says to its services") {
+    talk.greet();
+    CHECK_FALSE(talk.answer(FrameType::kRenew, 0, encode(Renew{})));
+  }
+  SUBCASE("a second start, of an adopted service") {
+    talk.adopt();
+    CHECK_FALSE(talk.answer(FrameType::kStarted, AgentClient::kAdoptedService, encode(Started{1})));
   }
   SUBCASE("a second hello") {
     talk.greet();

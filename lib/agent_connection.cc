@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cerrno>
+#include <string_view>
 
 #include "base/sys.h"
 
@@ -16,9 +17,27 @@ constexpr size_t kReadSize = 64 * 1024;
 // Received bytes per call, so that a busy agent does not keep its caller from everything else.
 constexpr size_t kReadBudget = 4 * kReadSize;
 constexpr size_t kEntropySize = 256;
+
+// At most 256 bytes are never cut short and never interrupted.
+Result<std::string> random_bytes(size_t size) {
+  std::string bytes(size, '\0');
+  if (::getrandom(bytes.data(), size, 0) != static_cast<ssize_t>(size))
+    return fail_errno(errno, "asking the kernel for random bytes");
+  return bytes;
+}
+
+// A random UUID (RFC 9562, version 4) without its dashes, as in machine-id(5).
+Result<std::string> random_uuid() {
+  std::string bytes = TRY(random_bytes(16));
+  bytes[6] = static_cast<char>((bytes[6] & 0x0f) | 0x40);
+  bytes[8] = static_cast<char>((bytes[8] & 0x3f) | 0x80);
+  std::string text;
+  for (char byte : bytes) text += fmt::format("{:02x}", static_cast<unsigned char>(byte));
+  return text;
+}
 }  // namespace
 
-protocol::agent::Hello make_hello(const HelloOptions& options) {
+Result<protocol::agent::Hello> make_hello(const HelloOptions& options) {
   protocol::agent::Hello hello;
   if (options.set_clock) {
     timespec now{};
@@ -26,12 +45,24 @@ protocol::agent::Hello make_hello(const HelloOptions& options) {
     hello.realtime_ns =
         static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
   }
-  hello.entropy.resize(kEntropySize);
-  // At most 256 bytes are never cut short and never interrupted.
-  if (::getrandom(hello.entropy.data(), kEntropySize, 0) != static_cast<ssize_t>(kEntropySize))
-    hello.entropy.clear();
+  auto entropy = random_bytes(kEntropySize);
+  if (entropy) {
+    hello.entropy = *std::move(entropy);
+  } else if (options.renew) {
+    return tl::unexpected(std::move(entropy).error());
+  }
+  if (options.renew) {
+    hello.machine_id = TRY(random_uuid());
+    std::string digits = TRY(random_uuid());
+    std::string_view all = digits;
+    hello.boot_id = fmt::format("{}-{}-{}-{}-{}", all.substr(0, 8), all.substr(8, 4),
+                                all.substr(12, 4), all.substr(16, 4), all.substr(20));
+  }
   hello.hostname = options.host_name;
   hello.token = options.token;
+  hello.mac = options.mac;
+  hello.adopt = options.adopt;
+  hello.service_environment = options.service_environment;
   return hello;
 }
 

@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "lib/agent_client.h"
 #include "lib/poller.h"
@@ -12,11 +13,18 @@ namespace hutch::lib {
 
 struct HelloOptions {
   bool set_clock = false;
-  std::string host_name;
-  std::string token;
+  std::string host_name = {};
+  std::string token = {};
+  // For a machine that was restored from a saved one: it gets a machine id and a boot id of its
+  // own.
+  bool renew = false;
+  std::string mac = {};  // 6 bytes for its network device; empty: it keeps what it has
+  bool adopt = false;    // its service is AgentClient::kAdoptedService from now on, with
+  std::vector<std::string> service_environment = {};  // "NAME=value"
 };
-// The host's greeting, with fresh random bytes and, with `set_clock`, the time of this moment.
-protocol::agent::Hello make_hello(const HelloOptions& options);
+// The host's greeting, with fresh random bytes and, with `set_clock`, the time of this moment. An
+// error only when the kernel gives no random bytes to a machine that needs them (`renew`).
+Result<protocol::agent::Hello> make_hello(const HelloOptions& options);
 
 class AgentConnection final : public OutputOwner {
  public:

@@ -435,10 +435,11 @@ int hutch_agent_connect(const hutch_agent_options* given, hutch_agent** agent,
       hutch::monotonic_ns() +
       (options.timeout_ms != 0 ? uint64_t{options.timeout_ms} * 1'000'000 : kDefaultTimeout);
   handle->poller->set_deadline(handle->deadline);
-  handle->connection->client().say_hello(
-      hutch::lib::make_hello({.set_clock = options.set_clock != 0,
-                              .host_name = text(options.host_name),
-                              .token = text(options.token)}));
+  auto hello = hutch::lib::make_hello({.set_clock = options.set_clock != 0,
+                                       .host_name = text(options.host_name),
+                                       .token = text(options.token)});
+  if (!hello) return give(error, hello.error());
+  handle->connection->client().say_hello(*std::move(hello));
   handle->connection->flush();
   *agent = handle.release();
   return HUTCH_OK;

@@ -294,7 +294,9 @@ void Vm::handle_mark(const protocol::vmm::Mark& mark) {
   events_.back()->monotonic_ns = mark.monotonic_ns;
   if (mark.kind != protocol::vmm::MarkKind::kAgent || !agent_) return;
   // Only now: the guest's clock is set from what this message says.
-  agent_->client().say_hello(make_hello({.set_clock = true, .host_name = options_.host_name}));
+  auto hello = make_hello({.set_clock = true, .host_name = options_.host_name});
+  if (!hello) return agent_->drop(std::move(hello).error());
+  agent_->client().say_hello(*std::move(hello));
   agent_->flush();
 }
 

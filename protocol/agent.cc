@@ -10,9 +10,9 @@ namespace {
 
 bool is_known(uint8_t type) {
   return (type >= static_cast<uint8_t>(FrameType::kHello) &&
-          type <= static_cast<uint8_t>(FrameType::kClose)) ||
+          type <= static_cast<uint8_t>(FrameType::kThaw)) ||
          (type >= static_cast<uint8_t>(FrameType::kHelloReply) &&
-          type <= static_cast<uint8_t>(FrameType::kDone));
+          type <= static_cast<uint8_t>(FrameType::kRenew));
 }
 
 Result<uint8_t> output_stream(uint8_t stream) {
@@ -23,6 +23,46 @@ Result<uint8_t> output_stream(uint8_t stream) {
 Result<bool> boolean(uint8_t value) {
   if (value > 1) return fail(fmt::format("{} is not a truth value", value));
   return value == 1;
+}
+
+// Text for a person that an agent sends.
+constexpr size_t kMaxProblem = 1024;
+
+Result<std::string> problem_text(std::string text) {
+  if (text.size() > kMaxProblem)
+    return fail(fmt::format("a problem told in more than {} bytes", kMaxProblem));
+  return text;
+}
+
+bool is_digit(char letter) {
+  return (letter >= '0' && letter <= '9') || (letter >= 'a' && letter <= 'f');
+}
+
+bool is_machine_id(std::string_view text) {
+  return text.size() == 32 && std::all_of(text.begin(), text.end(), is_digit);
+}
+
+bool is_uuid(std::string_view text) {
+  if (text.size() != 36) return false;
+  for (size_t i = 0; i < text.size(); i++) {
+    bool is_dash = i == 8 || i == 13 || i == 18 || i == 23;
+    if (is_dash ? text[i] != '-' : !is_digit(text[i])) return false;
+  }
+  return true;
+}
+
+// Of one device: the lowest bit of the first byte marks addresses of groups.
+bool is_mac(std::string_view bytes) {
+  return bytes.size() == 6 && (static_cast<unsigned char>(bytes.front()) & 1) == 0;
+}
+
+Result<void> check_variables(const std::vector<std::string>& variables) {
+  for (const std::string& variable : variables) {
+    size_t equals = variable.find('=');
+    if (equals == 0 || equals == std::string::npos || variable.find('\0') != std::string::npos)
+      return fail(fmt::format("\"{}\" is not an environment variable", variable));
+  }
+  return {};
 }
 
 }  // namespace
@@ -73,28 +113,65 @@ std::vector<std::byte> encode(const Hello& message) {
       .string(message.entropy)
       .string(message.hostname)
       .string(message.token)
+      .string(message.machine_id)
+      .string(message.boot_id)
+      .string(message.mac)
+      .u8(message.adopt)
+      .strings(message.service_environment)
       .take();
 }
 
 template <>
 Result<Hello> decode(std::span<const std::byte> payload) {
   Decoder in(payload);
-  Hello message{in.u32(), in.u64(), in.string(), in.string(), in.string()};
+  Hello message;
+  message.version = in.u32();
+  message.realtime_ns = in.u64();
+  message.entropy = in.string();
+  message.hostname = in.string();
+  message.token = in.string();
+  message.machine_id = in.string();
+  message.boot_id = in.string();
+  message.mac = in.string();
+  uint8_t adopt = in.u8();
+  message.service_environment = in.strings();
   TRY(in.finish("Hello"));
+  message.adopt = TRY(boolean(adopt));
   if (message.entropy.size() > 512) return fail("Hello with more than 512 bytes of entropy");
   if (message.hostname.size() > 64) return fail("Hello with a host name of more than 64 bytes");
+  if (!message.machine_id.empty() && !is_machine_id(message.machine_id))
+    return fail("Hello with a machine id that is not 32 hexadecimal digits");
+  if (!message.boot_id.empty() && !is_uuid(message.boot_id))
+    return fail("Hello with a boot id that is no UUID");
+  if (!message.mac.empty() && !is_mac(message.mac))
+    return fail("Hello with a MAC address that no device has");
+  TRY(check_variables(message.service_environment));
   return message;
 }
 
 std::vector<std::byte> encode(const HelloReply& message) {
-  return Encoder().u32(message.version).string(message.kernel).take();
+  return Encoder()
+      .u32(message.version)
+      .string(message.kernel)
+      .u8(message.reseeded)
+      .u8(message.adopted)
+      .string(std::string_view(message.problem).substr(0, kMaxProblem))
+      .take();
 }
 
 template <>
 Result<HelloReply> decode(std::span<const std::byte> payload) {
   Decoder in(payload);
-  HelloReply message{in.u32(), in.string()};
+  HelloReply message;
+  message.version = in.u32();
+  message.kernel = in.string();
+  uint8_t reseeded = in.u8();
+  uint8_t adopted = in.u8();
+  message.problem = in.string();
   TRY(in.finish("HelloReply"));
+  message.reseeded = TRY(boolean(reseeded));
+  message.adopted = TRY(boolean(adopted));
+  message.problem = TRY(problem_text(std::move(message.problem)));
   if (message.kernel.size() > 256) return fail("HelloReply with a kernel name of over 256 bytes");
   return message;
 }
@@ -333,6 +410,49 @@ Result<Shutdown> decode(std::span<const std::byte> payload) {
   TRY(in.finish("Shutdown"));
   if (kind != 1 && kind != 2) return fail(fmt::format("there is no shutdown of kind {}", kind));
   return Shutdown{static_cast<ShutdownKind>(kind)};
+}
+
+std::vector<std::byte> encode(const Frozen& message) {
+  return Encoder().string(std::string_view(message.problem).substr(0, kMaxProblem)).take();
+}
+
+template <>
+Result<Frozen> decode(std::span<const std::byte> payload) {
+  Decoder in(payload);
+  Frozen message{in.string()};
+  TRY(in.finish("Frozen"));
+  message.problem = TRY(problem_text(std::move(message.problem)));
+  return message;
+}
+
+std::vector<std::byte> encode(const Thawed& message) {
+  return Encoder().string(std::string_view(message.problem).substr(0, kMaxProblem)).take();
+}
+
+template <>
+Result<Thawed> decode(std::span<const std::byte> payload) {
+  Decoder in(payload);
+  Thawed message{in.string()};
+  TRY(in.finish("Thawed"));
+  message.problem = TRY(problem_text(std::move(message.problem)));
+  return message;
+}
+
+std::vector<std::byte> encode(const Renew& message) {
+  return Encoder().strings(message.environment).take();
+}
+
+template <>
+Result<Renew> decode(std::span<const std::byte> payload) {
+  Decoder in(payload);
+  Renew message{in.strings()};
+  TRY(in.finish("Renew"));
+  TRY(check_variables(message.environment));
+  return message;
+}
+
+uint32_t version_of(std::span<const std::byte> payload) {
+  return Decoder(payload).u32();
 }
 
 }  // namespace hutch::protocol::agent

@@ -32,6 +32,24 @@
 // agent that speaks this protocol; what it asks is done as the process's own user, and it cannot
 // end the guest.
 //
+// A machine can be saved while its agent is up, and restored many times. Before, the host says
+// Freeze: all processes stop running. In the restored machine the connection is gone; the agent
+// dials anew, and the Hello of the new connection says who the machine is from now on. Only once
+// all of that is in place do the processes run again, and HelloReply is sent. With `adopt` the
+// machine's service (the process of the agent's own program in the mode `rpc`) lives on as channel
+// kAdoptedChannel of the new connection, as if it had just started there; whatever else ran on the
+// old connection is closed.
+//
+//   host                                   agent
+//   Freeze            ->
+//                     <-                   Frozen
+//     ... the machine is saved, and restored: a new connection ...
+//   Hello             ->                   sets the identity, thaws
+//                     <-                   HelloReply
+//     ... the saved machine itself goes on instead ...
+//   Thaw              ->
+//                     <-                   Thawed
+//
 // A process with a terminal has one output, stream 1; InputEnd types the end-of-file character.
 // Input that nobody reads any more is dropped and its credit given back.
 //
@@ -51,11 +69,15 @@
 
 namespace hutch::protocol::agent {
 
-constexpr uint32_t kVersion = 2;
+constexpr uint32_t kVersion = 3;
 constexpr uint32_t kMaxPayload = 64 * 1024;
 constexpr uint32_t kInitialCredit = 256 * 1024;
 // Operations at once on one connection; a request above it is answered with Failed (EAGAIN).
 constexpr uint32_t kMaxChannels = 1024;
+// The channel of a service that a Hello adopted. A host that may adopt gives it to nothing else.
+constexpr uint32_t kAdoptedChannel = 1;
+// The mode of the agent's own program, arguments[0], that can be adopted.
+constexpr const char* kAdoptedMode = "rpc";
 // vsock: the agent dials this port of the host (CID 2) when it is up; it is the only one that the
 // VMM answers.
 constexpr uint32_t kHostPort = 1024;
@@ -80,6 +102,8 @@ enum class FrameType : uint8_t {
   kWriteFile = 9,  // answered by Started, then takes Input ..., InputEnd; then Done; or Failed
   kShutdown = 10,  // channel 0; the guest powers itself off or reboots
   kClose = 11,     // no payload
+  kFreeze = 12,    // channel 0, no payload: stop every process; answered by Frozen
+  kThaw = 13,      // channel 0, no payload: let them run again; answered by Thawed
   // From the agent.
   kHelloReply = 65,
   kStarted = 66,
@@ -89,6 +113,9 @@ enum class FrameType : uint8_t {
   kExited = 70,
   kInputCredit = 71,
   kDone = 72,
+  kFrozen = 73,
+  kThawed = 74,
+  kRenew = 75,  // channel 0; only to a service of the agent's own program
 };
 
 struct FrameHeader {
@@ -127,11 +154,24 @@ struct Hello {
   std::string entropy;       // at most 512 random bytes for the guest kernel's pool; may be empty
   std::string hostname;      // empty: leave it
   std::string token;         // shared secret where the transport does not authenticate; else empty
+  // Who the machine is from now on; what is empty stays as it is.
+  std::string machine_id;  // 32 hexadecimal digits
+  std::string boot_id;     // the text of a UUID
+  std::string mac;         // 6 bytes, of the network device
+  bool adopt = false;      // keep the service of the connection before
+  // "NAME=value": what the adopted service gives to processes that it starts from now on, in place
+  // of its own values of these names.
+  std::vector<std::string> service_environment;
 };
 
 struct HelloReply {
   uint32_t version = kVersion;
-  std::string kernel;  // release of the guest kernel
+  std::string kernel;     // release of the guest kernel
+  bool reseeded = false;  // the entropy was added, and the kernel's generator seeded anew from it
+  bool adopted = false;   // the service lives and is kAdoptedChannel, with fresh credit both ways
+  // What of the identity could not be set; empty: all of it was. A machine that was frozen stays
+  // so, and the agent ends the connection.
+  std::string problem;
 };
 
 struct Spawn {
@@ -222,6 +262,21 @@ struct Done {
   uint64_t size = 0;  // bytes transferred
 };
 
+// Why not every process stopped, in which case all of them run again; empty: they have stopped.
+struct Frozen {
+  std::string problem;
+};
+
+// Why some may not run again; empty: they do.
+struct Thawed {
+  std::string problem;
+};
+
+// To a service: variables "NAME=value" for the processes that it starts from now on.
+struct Renew {
+  std::vector<std::string> environment;
+};
+
 enum class ShutdownKind : uint8_t { kPowerOff = 1, kReboot = 2 };
 struct Shutdown {
   ShutdownKind kind = ShutdownKind::kPowerOff;
@@ -243,10 +298,17 @@ std::vector<std::byte> encode(const ReadFile& message);
 std::vector<std::byte> encode(const WriteFile& message);
 std::vector<std::byte> encode(const Done& message);
 std::vector<std::byte> encode(const Shutdown& message);
+std::vector<std::byte> encode(const Frozen& message);
+std::vector<std::byte> encode(const Thawed& message);
+std::vector<std::byte> encode(const Renew& message);
 
 // Decodes a payload; an error says which field is out of its range. T is one of the messages above.
 // What it does not look at, such as a zero byte in a path, the agent answers with Failed.
 template <typename T>
 Result<T> decode(std::span<const std::byte> payload);
+
+// The version that a Hello or HelloReply begins with, whatever its layout is behind that; 0 where
+// even that is missing.
+uint32_t version_of(std::span<const std::byte> payload);
 
 }  // namespace hutch::protocol::agent

@@ -29,8 +29,14 @@ const Hello kHello{.version = 0x01020304,
                    .realtime_ns = 0x1122334455667788,
                    .entropy = std::string("\0\x01\xff", 3),
                    .hostname = "sandbox",
-                   .token = "secret"};
-const HelloReply kHelloReply{.version = 7, .kernel = "6.12.1-hutch"};
+                   .token = "secret",
+                   .machine_id = "0123456789abcdef0123456789abcdef",
+                   .boot_id = "01234567-89ab-4cde-8f01-23456789abcd",
+                   .mac = std::string("\x52\0\x01\xff\x03\x04", 6),
+                   .adopt = true,
+                   .service_environment = {"DENO_SANDBOX_ID=sbx_1", "EMPTY="}};
+const HelloReply kHelloReply{
+    .version = 7, .kernel = "6.12.1-hutch", .reseeded = true, .adopted = true, .problem = "no"};
 const Spawn kSpawn{.arguments = {"sh", "-c", ""},
                    .environment = {"A=1", "B="},
                    .working_directory = "/app",
@@ -56,6 +62,9 @@ const WriteFile kWriteFile{
     .path = "/app/x", .user = "0", .mode = 07755, .append = true, .create_new = true};
 const Done kDone{.size = 0x8000000000000001};
 const Shutdown kShutdown{.kind = ShutdownKind::kReboot};
+const Frozen kFrozen{.problem = "a process did not stop"};
+const Thawed kThawed{.problem = "a group is gone"};
+const Renew kRenew{.environment = {"A=1", "B=x=y"}};
 
 struct Case {
   const char* name;
@@ -90,7 +99,10 @@ std::vector<Case> all_cases() {
           make_case("ReadFile", kReadFile),
           make_case("WriteFile", kWriteFile),
           make_case("Done", kDone),
-          make_case("Shutdown", kShutdown)};
+          make_case("Shutdown", kShutdown),
+          make_case("Frozen", kFrozen),
+          make_case("Thawed", kThawed),
+          make_case("Renew", kRenew)};
 }
 
 TEST_CASE("each message survives encoding and decoding") {
@@ -107,6 +119,16 @@ TEST_CASE("the fields arrive as they were sent") {
   CHECK(hello.entropy == kHello.entropy);
   CHECK(hello.hostname == "sandbox");
   CHECK(hello.token == "secret");
+  CHECK(hello.machine_id == kHello.machine_id);
+  CHECK(hello.boot_id == kHello.boot_id);
+  CHECK(hello.mac == kHello.mac);
+  CHECK(hello.adopt);
+  CHECK(hello.service_environment == kHello.service_environment);
+  auto reply = decode<HelloReply>(encode(kHelloReply)).value();
+  CHECK(reply.kernel == kHelloReply.kernel);
+  CHECK(reply.reseeded);
+  CHECK(reply.adopted);
+  CHECK(reply.problem == "no");
   auto spawn = decode<Spawn>(encode(kSpawn)).value();
   CHECK(spawn.arguments == kSpawn.arguments);
   CHECK(spawn.environment == kSpawn.environment);
@@ -200,6 +222,21 @@ TEST_CASE("values outside their range are refused") {
   CHECK_FALSE(decode<Hello>(encode(Hello{.entropy = std::string(513, 'x')})));
   CHECK_FALSE(decode<Hello>(encode(Hello{.hostname = std::string(65, 'x')})));
   CHECK_FALSE(decode<HelloReply>(encode(HelloReply{.kernel = std::string(257, 'x')})));
+  for (const char* id : {"0123456789abcdef0123456789abcde", "0123456789abcdef0123456789abcdeg",
+                         "0123456789ABCDEF0123456789ABCDEF"})
+    CHECK_FALSE(decode<Hello>(encode(Hello{.machine_id = id})));
+  for (const char* id :
+       {"01234567-89ab-4cde-8f01-23456789abc", "0123456789ab-4cde-8f01-23456789abcdef",
+        "01234567-89ab-4cde-8f01-23456789abcg", "\n"})
+    CHECK_FALSE(decode<Hello>(encode(Hello{.boot_id = id})));
+  for (const char* mac :
+       {"\x52\x01\x01\x01\x01", "\x52\x01\x01\x01\x01\x01\x01", "\x53\x01\x01\x01\x01\x01"})
+    CHECK_FALSE(decode<Hello>(encode(Hello{.mac = mac})));
+  for (const std::string& variable :
+       {std::string("A"), std::string("=A"), std::string(), std::string("A=\0", 3)}) {
+    CHECK_FALSE(decode<Hello>(encode(Hello{.service_environment = {"B=1", variable}})));
+    CHECK_FALSE(decode<Renew>(encode(Renew{.environment = {"B=1", variable}})));
+  }
   CHECK_FALSE(decode<Spawn>(encode(Spawn{})));  // no program
   CHECK_FALSE(decode<Spawn>(encode(Spawn{.arguments = {"abc"}, .file_mask = 01000})));
 
@@ -212,6 +249,26 @@ TEST_CASE("values outside their range are refused") {
   exited[0] = std::byte{2};
   CHECK_FALSE(decode<Exited>(exited));
   for (int kind : {0, 3}) CHECK_FALSE(decode<Shutdown>(Bytes{static_cast<std::byte>(kind)}));
+}
+
+TEST_CASE("a problem is cut to what the peer takes, and more is refused") {
+  CHECK(decode<Frozen>(encode(Frozen{std::string(5000, 'x')})).value().problem.size() == 1024);
+  CHECK(decode<Thawed>(encode(Thawed{std::string(5000, 'x')})).value().problem.size() == 1024);
+  auto reply = encode(HelloReply{.problem = std::string(5000, 'x')});
+  CHECK(decode<HelloReply>(reply).value().problem.size() == 1024);
+  Bytes longer(4 + 1025, std::byte{'x'});
+  put_u32(longer, 0, 1025);
+  CHECK_FALSE(decode<Frozen>(longer));
+  CHECK_FALSE(decode<Thawed>(longer));
+}
+
+TEST_CASE("a version is read from a greeting of any layout") {
+  Bytes other = encode(HelloReply{.version = 99});
+  other.push_back(std::byte{1});
+  CHECK_FALSE(decode<HelloReply>(other));
+  CHECK(version_of(other) == 99);
+  CHECK(version_of(encode(kHello)) == kHello.version);
+  CHECK(version_of(Bytes(3)) == 0);
 }
 
 TEST_CASE("Output points at the bytes behind its stream") {
@@ -274,7 +331,8 @@ TEST_CASE("the largest payload passes, a larger one is refused before it has com
 }
 
 TEST_CASE("unknown types and reserved bytes are refused") {
-  const std::array known = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 65, 66, 67, 68, 69, 70, 71, 72};
+  const std::array known = {1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12,
+                            13, 65, 66, 67, 68, 69, 70, 71, 72, 73, 74, 75};
   for (int type = 0; type < 256; type++) {
     INFO(type);
     Bytes frame = encode_frame(static_cast<FrameType>(type), 1);

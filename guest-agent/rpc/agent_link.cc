@@ -58,11 +58,15 @@ Result<void> AgentLink::receive() {
 
 Result<void> AgentLink::handle(const Frame& frame) {
   if (frame.type == FrameType::kHelloReply) {
-    uint32_t version = TRY(decode<HelloReply>(frame.payload))
-    .version;
+    uint32_t version = version_of(frame.payload);
     if (version != kVersion)
       return fail(fmt::format("the agent speaks version {} of its protocol, this service {}",
                               version, kVersion));
+    return {};
+  }
+  if (frame.type == FrameType::kRenew && frame.channel == 0) {
+    auto renew = TRY(decode<Renew>(frame.payload));
+    if (on_renew_) on_renew_(renew.environment);
     return {};
   }
   auto found = channels_.find(frame.channel);

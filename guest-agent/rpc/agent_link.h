@@ -31,6 +31,11 @@ class AgentLink {
   // `on_end` runs when the agent has gone; nothing else is called then.
   AgentLink(Loop& loop, Fd socket, std::function<void(std::string reason)> on_end);
   Result<void> start();
+  // `on_renew` runs when the machine has become another one: with the variables, "NAME=value", that
+  // its processes get from now on.
+  void set_on_renew(std::function<void(const std::vector<std::string>& environment)> on_renew) {
+    on_renew_ = std::move(on_renew);
+  }
 
   // Returns the channel. Throws Failure when the request does not fit into a frame.
   uint32_t spawn(const protocol::agent::Spawn& request, ProcessEvents events);
@@ -64,6 +69,7 @@ class AgentLink {
   Fd socket_;
   Watch watch_;
   std::function<void(std::string)> on_end_;
+  std::function<void(const std::vector<std::string>&)> on_renew_;
   protocol::agent::FrameReader reader_;
   std::deque<std::vector<std::byte>> outgoing_;
   size_t first_offset_ = 0;  // bytes of outgoing_.front() already sent

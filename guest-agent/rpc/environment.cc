@@ -18,12 +18,17 @@ void check_name(const std::string& name) {
 }  // namespace
 
 Environment::Environment(const char* const* list) {
-  for (; *list != nullptr; list++) {
-    std::string_view variable = *list;
-    size_t equals = variable.find('=');
-    if (equals != std::string_view::npos && equals > 0)
-      variables_[std::string(variable.substr(0, equals))] = variable.substr(equals + 1);
-  }
+  for (; *list != nullptr; list++) set_variable(*list);
+}
+
+void Environment::set_all(const std::vector<std::string>& variables) {
+  for (const std::string& variable : variables) set_variable(variable);
+}
+
+void Environment::set_variable(std::string_view variable) {
+  size_t equals = variable.find('=');
+  if (equals != std::string_view::npos && equals > 0)
+    variables_[std::string(variable.substr(0, equals))] = variable.substr(equals + 1);
 }
 
 void Environment::set(const std::string& name, const std::string& value) {

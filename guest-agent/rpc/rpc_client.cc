@@ -38,7 +38,8 @@ void check_answer(const Json& message, const std::string& text) {
 
 }  // namespace
 
-Sandbox::Sandbox(std::vector<std::string> environment) {
+Sandbox::Sandbox(std::vector<std::string> environment, const AgentOptions& options)
+    : agent(options) {
   static int number = 0;
   name = "hutch-rpc-test-" + std::to_string(::getpid()) + "-" + std::to_string(number++);
   agent.greet();

@@ -17,7 +17,7 @@ namespace hutch::agent::rpc {
 class Sandbox {
  public:
   // `environment`: of the service, "NAME=value".
-  explicit Sandbox(std::vector<std::string> environment = {});
+  explicit Sandbox(std::vector<std::string> environment = {}, const AgentOptions& options = {});
 
   TestClient agent;
   std::string name;

@@ -22,6 +22,8 @@ Service::Service(Loop& loop, AgentLink& link, Environment environment, std::stri
       waiters_(loop, kMaxWaiters),
       processes_(link, environment_),
       deno_(loop, processes_, environment_, waiters_, std::move(socket_name)) {
+  link.set_on_renew(
+      [this](const std::vector<std::string>& variables) { environment_.set_all(variables); });
   add_methods();
   add_environment_methods();
 }

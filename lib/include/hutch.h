@@ -111,7 +111,11 @@ typedef enum hutch_event_kind {
   HUTCH_EVENT_OUTPUT_END = 19, /* task, stream */
   HUTCH_EVENT_EXITED = 20,     /* task, signaled, value, out_of_memory */
   HUTCH_EVENT_WRITABLE = 21,   /* task: a write that took less than asked may go on */
-  HUTCH_EVENT_DONE = 22        /* task, transferred; a file transfer is over */
+  HUTCH_EVENT_DONE = 22,       /* task, transferred; a file transfer is over */
+
+  HUTCH_EVENT_FROZEN = 23, /* message: empty when every process of the machine has stopped running,
+                              else why not; then all of them run */
+  HUTCH_EVENT_THAWED = 24  /* message: empty when they run again, else why some do not */
 } hutch_event_kind;
 
 typedef enum hutch_mark {

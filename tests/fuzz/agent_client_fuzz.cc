@@ -21,10 +21,15 @@ constexpr size_t kMaxTasks = 6;
 class Conversation {
  public:
   explicit Conversation(FuzzInput input) : input_(input) {
-    if (!input_.rarely()) {
-      client_.say_hello({});
-      answer(FrameType::kHelloReply, 0, encode(HelloReply{}));
-    }
+    uint8_t kind = input_.byte();
+    if (kind >= 240) return;
+    Hello hello;
+    hello.adopt = kind >= 224;
+    if (hello.adopt) tasks_[AgentClient::kAdoptedService];
+    HelloReply reply;
+    reply.adopted = hello.adopt;
+    client_.say_hello(hello);
+    answer(FrameType::kHelloReply, 0, encode(reply));
   }
 
   void run() {
@@ -94,6 +99,10 @@ class Conversation {
         return;
       }
       default:
+        if (input_.rarely()) {
+          (void)(input_.flip() ? client_.freeze() : client_.thaw());
+          return;
+        }
         (void)client_.resize(task, input_.byte(), input_.byte());
         return;
     }
@@ -133,6 +142,9 @@ class Conversation {
       case 6:
         return answer(FrameType::kDone, channel, encode(Done{input_.byte()}));
       default:
+        if (input_.flip())
+          return input_.flip() ? answer(FrameType::kFrozen, 0, encode(Frozen{"no"}))
+                               : answer(FrameType::kThawed, 0, encode(Thawed{}));
         return answer(FrameType::kHelloReply, 0, encode(HelloReply{}));
     }
   }

@@ -45,6 +45,12 @@ void decode_any(const Frame& frame) {
       return check<InputCredit>(frame);
     case FrameType::kDone:
       return check<Done>(frame);
+    case FrameType::kFrozen:
+      return check<Frozen>(frame);
+    case FrameType::kThawed:
+      return check<Thawed>(frame);
+    case FrameType::kRenew:
+      return check<Renew>(frame);
     // What only a host says reaches a decoder in the agent of the emulated machine.
     case FrameType::kHello:
       return check<Hello>(frame);
@@ -65,6 +71,8 @@ void decode_any(const Frame& frame) {
     case FrameType::kInput:
     case FrameType::kInputEnd:
     case FrameType::kClose:
+    case FrameType::kFreeze:
+    case FrameType::kThaw:
       return;
   }
   std::abort();  // the reader passed an unknown type on
