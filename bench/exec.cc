@@ -1,17 +1,13 @@
 #include "bench/exec.h"
 
-#include <sys/utsname.h>
-#include <unistd.h>
-
 #include <cstring>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <vector>
 
 #include "artefacts/artefacts.h"
 #include "base/sys.h"
 #include "bench/interrupt.h"
-#include "bench/statistics.h"
+#include "bench/results.h"
 
 namespace hutch::bench {
 namespace {
@@ -30,10 +26,6 @@ struct Row {
   std::vector<double> write_mib_s;
   std::vector<double> read_mib_s;
 };
-
-void show_progress(const std::string& text) {
-  if (::isatty(STDERR_FILENO) == 1) fmt::print(stderr, "\r\033[K{}", text);
-}
 
 double milliseconds(uint64_t ns) {
   return static_cast<double>(ns) / 1e6;
@@ -74,34 +66,6 @@ void measure_files(std::vector<Row>& rows, uint32_t mib, uint32_t count) {
   }
 }
 
-json entry(const std::string& name, const char* unit, const std::vector<double>& ours,
-           const std::vector<double>& peer) {
-  Ratio ratio = ratio_of_medians(ours, peer);
-  return {{"name", name},
-          {"unit", unit},
-          {"clock", "monotonic"},
-          {"n", ours.size()},
-          {"ours", median(ours)},
-          {"p50", percentile(ours, 0.5)},
-          {"p99", percentile(ours, 0.99)},
-          {"peer", median(peer)},
-          {"peer_name", kHostName},
-          {"ratio", {{"median", ratio.median}, {"low", ratio.low}, {"high", ratio.high}}}};
-}
-
-void print_place() {
-  utsname name{};
-  ::uname(&name);
-  fmt::print("{}, Linux {}, {} CPUs\n",
-             artefacts::is_in_machine() ? "the emulated machine: software, so only the ratios tell"
-                                        : "this host's KVM",
-             name.release, ::sysconf(_SC_NPROCESSORS_ONLN));
-}
-
-std::string show(const Ratio& ratio) {
-  return fmt::format("{:.2f} ({:.2f} to {:.2f})", ratio.median, ratio.low, ratio.high);
-}
-
 void print_tables(const std::vector<Row>& rows, const ExecOptions& options) {
   const Row& host = rows.front();
   print_place();
@@ -122,16 +86,14 @@ void write_json(const std::vector<Row>& rows, const std::string& path) {
   const Row& host = rows.front();
   json list = json::array();
   for (size_t i = 1; i < rows.size(); i++) {
-    list.push_back(entry(fmt::format("exec_{}", kKeys[i]), "ms", rows[i].echo_ms, host.echo_ms));
-    list.push_back(entry(fmt::format("file_write_{}", kKeys[i]), "MiB/s", rows[i].write_mib_s,
-                         host.write_mib_s));
-    list.push_back(
-        entry(fmt::format("file_read_{}", kKeys[i]), "MiB/s", rows[i].read_mib_s, host.read_mib_s));
+    list.push_back(result_entry(fmt::format("exec_{}", kKeys[i]), "ms", rows[i].echo_ms,
+                                host.echo_ms, kHostName));
+    list.push_back(result_entry(fmt::format("file_write_{}", kKeys[i]), "MiB/s",
+                                rows[i].write_mib_s, host.write_mib_s, kHostName));
+    list.push_back(result_entry(fmt::format("file_read_{}", kKeys[i]), "MiB/s", rows[i].read_mib_s,
+                                host.read_mib_s, kHostName));
   }
-  std::ofstream file(path);
-  file << list.dump(2) << "\n";
-  file.close();
-  if (!file) throw BenchFailure(fmt::format("{} cannot be written", path));
+  write_results(list, path);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/exec.h"
+#include "bench/fork.h"
 #include "bench/interrupt.h"
 
 int main(int count, char** words) {
@@ -18,6 +19,15 @@ int main(int count, char** words) {
   hutch::bench::catch_signals();
   try {
     nlohmann::json given = nlohmann::json::parse(words[1]);
+    if (given.at("what") == "fork") {
+      hutch::bench::ForkOptions options;
+      options.count = given.at("count");
+      options.memory_mib = given.at("memory_mib");
+      options.image = given.at("image");
+      options.json_file = given.at("json_file");
+      hutch::bench::measure_fork(options);
+      return 0;
+    }
     hutch::bench::ExecOptions options;
     options.count = given.at("count");
     options.file_mib = given.at("file_mib");

@@ -34,22 +34,69 @@ the npm client, in turns, beside a child process of this host. What the clock me
 output, its end and the exit status have arrived. Where guests run in the emulated machine, all
 of it does, the client too.)";
 
-int run_exec(const Program& program, const ExecArguments& arguments) {
+struct ForkArguments {
+  uint32_t count = 30;
+  uint32_t memory_mib = 1280;
+  std::string image = "core";
+  std::string json_file;
+};
+
+constexpr const char* kForkFooter = R"(Examples:
+  hutch bench fork
+  hutch bench fork --count 100 --json fork.json
+
+A machine is booted and saved; then machines are booted, and forked from the saved one, in turns.
+What the clock measures begins before the process of the VMM and ends when output, its end and the
+exit status of `echo hello` have arrived.)";
+
+int run_bench(const Program& program, const nlohmann::json& given) {
   if (!is_in_machine()) {
     Probe probe = cached_probe();
     if (!probe.ok) return run_in_machine(program.words, false, false, probe.detail, {});
   }
   std::string path = find_program("hutch-bench");
-  nlohmann::json given{{"count", arguments.count},
+  std::string text = given.dump();
+  ::execl(path.c_str(), path.c_str(), text.c_str(), nullptr);
+  throw Failure(fail_errno(errno, "running " + path).value());
+}
+
+int run_fork(const Program& program, const ForkArguments& arguments) {
+  return run_bench(program, {{"what", "fork"},
+                             {"count", arguments.count},
+                             {"memory_mib", arguments.memory_mib},
+                             {"image", arguments.image},
+                             {"json_file", arguments.json_file}});
+}
+
+int run_exec(const Program& program, const ExecArguments& arguments) {
+  nlohmann::json given{{"what", "exec"},
+                       {"count", arguments.count},
                        {"file_mib", arguments.file_mib},
                        {"file_count", arguments.file_count},
                        {"image", arguments.image},
                        {"node", arguments.node},
                        {"sdk", arguments.sdk},
                        {"json_file", arguments.json_file}};
-  std::string text = given.dump();
-  ::execl(path.c_str(), path.c_str(), text.c_str(), nullptr);
-  throw Failure(fail_errno(errno, "running " + path).value());
+  return run_bench(program, given);
+}
+
+void add_fork(Program& program, CLI::App& bench) {
+  auto arguments = std::make_shared<ForkArguments>();
+  CLI::App* verb = bench.add_subcommand("fork", "A fork of a machine beside a boot");
+  verb->footer(kForkFooter);
+  verb->add_option("--count", arguments->count, "How many of each (default 30)")
+      ->type_name("N")
+      ->check(CLI::Range(2, 10000));
+  verb->add_option("--memory-mib", arguments->memory_mib, "Memory of a machine (default 1280)")
+      ->type_name("MIB")
+      ->check(CLI::Range(128, 65536));
+  verb->add_option("--image", arguments->image, "Image of the machines (default core)")
+      ->type_name("NAME|FILE");
+  verb->add_option("--json", arguments->json_file, "Write the results to this file")
+      ->type_name("FILE");
+  verb->callback([&program, arguments] {
+    program.action = [&program, arguments] { return run_fork(program, *arguments); };
+  });
 }
 
 }  // namespace
@@ -82,6 +129,7 @@ void add_bench(Program& program) {
   verb->callback([&program, arguments] {
     program.action = [&program, arguments] { return run_exec(program, *arguments); };
   });
+  add_fork(program, *bench);
 }
 
 }  // namespace hutch::cli

@@ -160,7 +160,9 @@ Result<void> restore_vcpu(const Kvm& kvm, const Vcpu& vcpu, const SavedVcpu& sav
   // The special registers turn on what the others need: long mode, the local APIC's form.
   TRY(set<kvm_sregs>(fd, KVM_SET_SREGS, "KVM_SET_SREGS", saved.special_registers));
   TRY(set<kvm_regs>(fd, KVM_SET_REGS, "KVM_SET_REGS", saved.registers));
-  TRY(set<kvm_xcrs>(fd, KVM_SET_XCRS, "KVM_SET_XCRS", saved.extended_controls));
+  // A processor without XSAVE has none, and KVM takes none.
+  auto controls = TRY(object_of<kvm_xcrs>(saved.extended_controls, "KVM_SET_XCRS"));
+  if (controls.nr_xcrs != 0) TRY(control(fd, KVM_SET_XCRS, "KVM_SET_XCRS", &controls));
   if (saved.extended_state.size() != xsave_size(kvm))
     return fail(fmt::format("the saved extended state has {} bytes, this host's has {}",
                             saved.extended_state.size(), xsave_size(kvm)),

@@ -17,9 +17,9 @@ using hutch::Result;
 using hutch::lib::AgentConnection;
 using hutch::lib::Event;
 using hutch::lib::Poller;
+using hutch::lib::SavedFiles;
 using hutch::lib::Vm;
 using hutch::lib::VmDisk;
-using hutch::lib::SavedFiles;
 using hutch::lib::VmOptions;
 
 struct hutch_error {
@@ -181,6 +181,10 @@ int read_saved(const hutch_saved_machine* given, SavedFiles* out, hutch_error** 
   if (code == HUTCH_OK)
     code = take(saved.state_fd, saved.state_path, &out->state, &out->state_path);
   std::memcpy(out->key.data(), saved.key, out->key.size());
+  out->adopt_service = saved.adopt_service != 0;
+  for (const char* const* word = saved.service_environment; word != nullptr && *word != nullptr;
+       word++)
+    out->service_environment.emplace_back(*word);
   return code;
 }
 
@@ -481,6 +485,17 @@ int hutch_agent_next_event(hutch_agent* agent, hutch_event** event, hutch_error*
 void hutch_agent_free(hutch_agent* agent) {
   if (agent == nullptr || !agent->owned) return;
   delete agent;
+}
+
+int hutch_agent_freeze(hutch_agent* agent, hutch_error** error) {
+  int code = need_agent(agent, error);
+  return code != HUTCH_OK ? code
+                          : finish_request(agent, agent->connection->client().freeze(), error);
+}
+
+int hutch_agent_thaw(hutch_agent* agent, hutch_error** error) {
+  int code = need_agent(agent, error);
+  return code != HUTCH_OK ? code : finish_request(agent, agent->connection->client().thaw(), error);
 }
 
 int hutch_agent_shutdown(hutch_agent* agent, int reboot, hutch_error** error) {

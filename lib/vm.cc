@@ -294,7 +294,13 @@ void Vm::handle_mark(const protocol::vmm::Mark& mark) {
   events_.back()->monotonic_ns = mark.monotonic_ns;
   if (mark.kind != protocol::vmm::MarkKind::kAgent || !agent_) return;
   // Only now: the guest's clock is set from what this message says.
-  auto hello = make_hello({.set_clock = true, .host_name = options_.host_name});
+  HelloOptions greeting{.set_clock = true, .host_name = options_.host_name};
+  if (options_.restore) {
+    greeting.renew = true;
+    greeting.adopt = options_.restore->adopt_service;
+    greeting.service_environment = options_.restore->service_environment;
+  }
+  auto hello = make_hello(greeting);
   if (!hello) return agent_->drop(std::move(hello).error());
   agent_->client().say_hello(*std::move(hello));
   agent_->flush();

@@ -33,6 +33,8 @@ struct SavedFiles {
   std::string memory_path, state_path;
   Fd memory, state;  // used instead of the paths when open
   protocol::vmm::SavedKey key{};
+  bool adopt_service = false;
+  std::vector<std::string> service_environment;
 };
 
 struct VmOptions {

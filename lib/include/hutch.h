@@ -239,7 +239,15 @@ typedef struct hutch_saved_machine {
   int memory_fd;
   int state_fd;
   uint8_t key[16];
+  /* The process with agent_program set that ran when it was saved goes on as task
+   * HUTCH_ADOPTED_TASK, with its input and outputs open; all other tasks are over. Without this that
+   * one is, too. */
+  int adopt_service;
+  /* "NAME=value", ends with NULL: given to what that process starts from now on; NULL: none. */
+  const char* const* service_environment;
 } hutch_saved_machine;
+
+#define HUTCH_ADOPTED_TASK 1
 
 typedef enum hutch_description {
   HUTCH_DESCRIBE_AUTO = 0, /* a device tree for a kernel that takes one, else an MP table */
@@ -336,6 +344,10 @@ HUTCH_EXPORT int hutch_agent_next_event(hutch_agent* agent, hutch_event** event,
                                         hutch_error** error);
 /* Ends the connection, and with it what was started over it. Only for hutch_agent_connect's. */
 HUTCH_EXPORT void hutch_agent_free(hutch_agent* agent);
+/* Stops all processes of the guest that the agent has started, for a machine that is to be saved
+ * with them: FROZEN follows. hutch_agent_thaw lets them run again: THAWED follows. */
+HUTCH_EXPORT int hutch_agent_freeze(hutch_agent* agent, hutch_error** error);
+HUTCH_EXPORT int hutch_agent_thaw(hutch_agent* agent, hutch_error** error);
 /* Lets the guest flush its disks and power itself off (or, with `reboot`, reset). */
 HUTCH_EXPORT int hutch_agent_shutdown(hutch_agent* agent, int reboot, hutch_error** error);
 

@@ -1,0 +1,172 @@
+#include "bench/machine.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <memory>
+
+#include "base/sys.h"
+#include "bench/interrupt.h"
+#include "bench/subject.h"
+
+namespace hutch::bench {
+namespace {
+
+constexpr const char* kUser = "app";
+constexpr int kAnswerMs = 120'000;
+constexpr size_t kLayer = 1;  // among the disks
+
+Fd new_file(const std::string& folder) {
+  Fd file(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (file) return file;
+  std::string name = folder + "/hutch-bench-XXXXXX";
+  file = Fd(::mkostemp(name.data(), O_CLOEXEC));
+  if (!file) throw BenchFailure(fmt::format("{} takes no file", folder));
+  ::unlink(name.c_str());
+  return file;
+}
+
+}  // namespace
+
+void check(int code, hutch_error* error) {
+  if (code == HUTCH_OK) return;
+  std::string text = fmt::format("{} ({})", hutch_error_message(error), hutch_error_remedy(error));
+  hutch_error_free(error);
+  throw BenchFailure(text);
+}
+
+Machine::Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMachine* saved) {
+  hutch_disk root{}, layer{};
+  root.size = layer.size = sizeof root;
+  root.path = parts.image.c_str();
+  root.read_only = 1;
+  root.id = "root";
+  layer.private_copy = 1;
+  layer.id = "layer";
+  if (saved != nullptr) {
+    layer.fd = saved->layer.get();
+  } else {
+    layer.path = parts.layer.c_str();
+    layer.extents = parts.layer_extents.empty() ? nullptr : parts.layer_extents.data();
+    layer.extent_count = parts.layer_extents.size() / 2;
+  }
+  const hutch_disk* disks[] = {&root, &layer};
+  std::string words = fmt::format("{} {}", artefacts::kKernelWords, artefacts::kRootWords);
+  hutch_saved_machine restore{};
+  hutch_vm_options options{};
+  options.size = sizeof options;
+  options.cpus = 2;
+  options.memory = memory;
+  if (saved != nullptr) {
+    restore.size = sizeof restore;
+    restore.memory_fd = saved->memory.get();
+    restore.state_fd = saved->state.get();
+    std::copy(std::begin(saved->key), std::end(saved->key), restore.key);
+    options.restore = &restore;
+  } else {
+    options.kernel = parts.kernel.c_str();
+    options.initramfs = parts.initramfs.c_str();
+    options.command_line = words.c_str();
+  }
+  options.disks = disks;
+  options.disk_count = 2;
+  options.scratch_directory = parts.scratch.c_str();
+  options.agent_timeout_ms = artefacts::boot_timeout_s() * 1000;
+  options.host_name = "hutch";
+  options.log_fd = 2;
+  options.vmm_path = parts.vmm.c_str();
+  options.end_with_thread = 1;
+  hutch_error* error = nullptr;
+  check(hutch_vm_start(&options, &vm_, &error), error);
+}
+
+Machine::~Machine() {
+  hutch_vm_free(vm_);
+}
+
+uint64_t Machine::echo() {
+  const char* arguments[] = {"/bin/echo", "hello", nullptr};
+  hutch_process_options process{};
+  process.size = sizeof process;
+  process.arguments = arguments;
+  process.user = kUser;
+  std::string output;
+  int open_streams = 2;
+  bool exited = false;
+  hutch_task task = 0;
+  hutch_error* error = nullptr;
+  uint64_t start = monotonic_ns();
+  check(hutch_process_start(agent(), &process, &task, &error), error);
+  wait(task, [&](const hutch_event& event) {
+    if (event.kind == HUTCH_EVENT_OUTPUT)
+      output.append(static_cast<const char*>(event.data), event.data_size);
+    if (event.kind == HUTCH_EVENT_OUTPUT_END) open_streams--;
+    if (event.kind == HUTCH_EVENT_EXITED) {
+      exited = true;
+      if (event.signaled != 0 || event.value != 0) throw BenchFailure("echo failed in the guest");
+    }
+    return exited && open_streams == 0;
+  });
+  uint64_t end = monotonic_ns();
+  if (output != "hello\n") throw BenchFailure("echo said something else in the guest");
+  return end - start;
+}
+
+SavedMachine Machine::save(const std::string& folder) {
+  SavedMachine saved;
+  saved.memory = new_file(folder);
+  saved.state = new_file(folder);
+  saved.layer = new_file(folder);
+  if (::getrandom(saved.key, sizeof saved.key, 0) != sizeof saved.key)
+    throw BenchFailure("the host has no random numbers");
+  hutch_error* error = nullptr;
+  uint64_t start = monotonic_ns();
+  check(hutch_vm_pause(vm_, &error), error);
+  wait(0, [](const hutch_event& event) { return event.kind == HUTCH_EVENT_PAUSED; });
+  check(hutch_vm_save(vm_, saved.memory.get(), saved.state.get(), saved.key, &error), error);
+  wait(0, [&](const hutch_event& event) {
+    if (event.kind != HUTCH_EVENT_SAVED) return false;
+    if (*event.message != '\0') throw BenchFailure(event.message);
+    saved.memory_bytes = event.transferred;
+    return true;
+  });
+  check(hutch_vm_copy_disk(vm_, kLayer, saved.layer.get(), &error), error);
+  check(hutch_vm_resume(vm_, &error), error);
+  wait(0, [](const hutch_event& event) { return event.kind == HUTCH_EVENT_RESUMED; });
+  paused_ns_ = monotonic_ns() - start;
+  return saved;
+}
+
+void Machine::wait(hutch_task task, const std::function<bool(const hutch_event&)>& is_done) {
+  for (;;) {
+    throw_if_interrupted();
+    hutch_event* event = nullptr;
+    hutch_error* error = nullptr;
+    check(hutch_vm_next_event(vm_, &event, &error), error);
+    if (event == nullptr) {
+      pollfd ready{hutch_vm_event_fd(vm_), POLLIN, 0};
+      if (::poll(&ready, 1, kAnswerMs) == 0) throw BenchFailure("the machine does not answer");
+      continue;
+    }
+    std::unique_ptr<hutch_event, decltype(&hutch_event_free)> owner(event, hutch_event_free);
+    if (event->kind == HUTCH_EVENT_ENDED || event->kind == HUTCH_EVENT_AGENT_LOST ||
+        event->kind == HUTCH_EVENT_FAILED)
+      throw BenchFailure(fmt::format("the machine: {}", event->message));
+    if (event->kind == HUTCH_EVENT_MARK && event->mark < 8)
+      marks_[event->mark] = event->monotonic_ns;
+    if (event->task == task && is_done(*event)) return;
+  }
+}
+
+uint64_t Machine::private_kib() const {
+  std::ifstream rollup(fmt::format("/proc/{}/smaps_rollup", hutch_vm_process_id(vm_)));
+  uint64_t sum = 0;
+  for (std::string line; std::getline(rollup, line);)
+    if (line.starts_with("Private_")) sum += std::stoull(line.substr(line.find(':') + 1));
+  return sum;
+}
+
+}  // namespace hutch::bench

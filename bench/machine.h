@@ -1,0 +1,53 @@
+// A machine of libhutch as the benchmarks have it: as a sandbox of the server, booted or restored.
+#pragma once
+
+#include <hutch.h>
+
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "artefacts/artefacts.h"
+#include "base/fd.h"
+
+namespace hutch::bench {
+
+// What a machine was saved to, in files without names.
+struct SavedMachine {
+  Fd memory, state, layer;
+  uint8_t key[16] = {};
+  uint64_t memory_bytes = 0;  // that are no holes
+};
+
+class Machine {
+ public:
+  // Starts it; throws BenchFailure, as all here.
+  Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMachine* saved = nullptr);
+  ~Machine();
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+
+  hutch_vm* vm() { return vm_; }
+  hutch_agent* agent() { return hutch_vm_agent(vm_); }
+  // `echo hello`, from the request to its output and exit status. Nanoseconds.
+  uint64_t echo();
+  // Stands still, is saved to files in `folder`, and goes on; all in nanoseconds.
+  SavedMachine save(const std::string& folder);
+  uint64_t paused_ns() const { return paused_ns_; }
+  // Passes the events of `task` on (0: those of the machine) until `is_done` says so.
+  void wait(hutch_task task, const std::function<bool(const hutch_event&)>& is_done);
+  // When a mark was set, of CLOCK_MONOTONIC; nothing: not yet.
+  std::optional<uint64_t> mark(hutch_mark mark) const { return marks_[mark]; }
+  // Memory of the VMM's process that it shares with nobody.
+  uint64_t private_kib() const;
+
+ private:
+  hutch_vm* vm_ = nullptr;
+  uint64_t paused_ns_ = 0;
+  std::optional<uint64_t> marks_[8];
+};
+
+// Throws what a call of the library said.
+void check(int code, hutch_error* error);
+
+}  // namespace hutch::bench

@@ -1,0 +1,25 @@
+// How benchmarks tell what they found: one shape for all of them, and a line of progress.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "bench/statistics.h"
+
+namespace hutch::bench {
+
+// {name, unit, clock, n, ours, p50, p99, peer, peer_name, ratio: {median, low, high}}
+nlohmann::json result_entry(const std::string& name, const char* unit,
+                            const std::vector<double>& ours, const std::vector<double>& peer,
+                            const char* peer_name);
+// Throws BenchFailure.
+void write_results(const nlohmann::json& list, const std::string& path);
+
+// Where the guests run.
+void print_place();
+std::string show(const Ratio& ratio);
+// On standard error, when that is a terminal; each takes the place of the last.
+void show_progress(const std::string& text);
+
+}  // namespace hutch::bench
