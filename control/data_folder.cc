@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <stdexcept>
 
+#include "artefacts/artefacts.h"
 #include "base/sys.h"
 #include "control/private_file.h"
 #include "control/problem.h"
@@ -53,6 +54,13 @@ DataFolder::DataFolder(std::string path) : path_(std::move(path)) {
     throw std::runtime_error(
         fmt::format("{} holds tokens and is not a folder for this user alone; run: chmod 700 {}",
                     path_, path_));
+}
+
+std::string DataFolder::templates(const std::string& scratch) const {
+  if (!artefacts::is_in_machine()) return path_ + "/templates";
+  std::string name = path_;
+  std::replace(name.begin(), name.end(), '/', '-');
+  return scratch + "/hutch-templates" + name;
 }
 
 Fd DataFolder::lock() const {

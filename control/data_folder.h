@@ -5,6 +5,7 @@
 //   environment   the block itself
 //   tls/          certificates of our own
 //   events/       what sandboxes asked of their networks, a file each
+//   templates/    saved machines that sandboxes are forked from
 //   lock          held by the server that uses the folder
 #pragma once
 
@@ -29,6 +30,8 @@ class DataFolder {
   std::string local_token(Store& store) const;
   std::string certificates() const { return path_ + "/tls"; }
   std::string events() const { return path_ + "/events"; }
+  // In the emulated machine not in here: its memory cannot be the host's files.
+  std::string templates(const std::string& scratch) const;
   // Lines for a shell that lead clients to this server; kept for read_environment(). `authority` is
   // the file that makes clients trust its certificate, empty when they do without.
   std::string write_environment(const Config& config, const std::string& token,

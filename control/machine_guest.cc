@@ -8,6 +8,7 @@
 
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/post.hpp>
+#include <chrono>
 #include <map>
 #include <optional>
 #include <vector>
@@ -26,6 +27,7 @@ namespace asio = boost::asio;
 constexpr const char* kUser = "app";
 constexpr std::string_view kReadyLine = "ready\n";
 constexpr int kStandardOutput = 1;
+constexpr size_t kLayerDisk = 1;
 // How many events are taken before others get their turn.
 constexpr int kTurn = 64;
 
@@ -99,7 +101,8 @@ class MachineChannel final : public Channel {
 class MachineGuest final : public Guest {
  public:
   MachineGuest(asio::io_context& context, const Config& config, const artefacts::Parts& parts,
-               const NetworkLogs& logs, const GuestOptions& options, GuestEvents& events);
+               const NetworkLogs& logs, Templates& templates, const GuestOptions& options,
+               GuestEvents& events);
   ~MachineGuest() override;
 
   std::unique_ptr<Channel> open_channel(ChannelEvents& events, uint64_t stream_base) override;
@@ -110,20 +113,38 @@ class MachineGuest final : public Guest {
   friend MachineChannel;
   using EventHandle = std::shared_ptr<hutch_event>;
 
+  void start(const Template* from);
+  void start_anew();
   hutch_task start_service(std::vector<const char*> arguments,
                            const std::vector<std::string>& environment);
   void wait();
   void take_events();
   // False: this object is gone.
   bool handle(const EventHandle& event);
+  bool handle_machine(const hutch_event& event);
   bool handle_service(const hutch_event& event);
+  bool serve();
+  bool save();
+  bool saved(bool good);
+  void stop();
   bool handle_channel(MachineChannel& channel, const EventHandle& event);
   bool finish(const std::string& reason);
 
+  const Config& config_;
+  const artefacts::Parts& parts_;
+  Templates& templates_;
   GuestEvents& events_;
-  std::string id_;
+  const GuestOptions options_;
+  const std::string id_;
+  const Shape shape_;
+  std::optional<Network> network_;
+  std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   hutch_vm* vm_ = nullptr;
   asio::posix::stream_descriptor ready_;
+  bool is_fork_ = false;
+  bool serves_ = false;           // on_ready() was called
+  bool is_ending_ = false;        // it was asked to
+  std::unique_ptr<Draft> draft_;  // while it is being saved
   hutch_task service_ = 0;
   std::string service_output_;
   bool service_ready_ = false;
@@ -155,43 +176,72 @@ size_t MachineChannel::write(std::span<const std::byte> bytes) {
 
 MachineGuest::MachineGuest(asio::io_context& context, const Config& config,
                            const artefacts::Parts& parts, const NetworkLogs& logs,
-                           const GuestOptions& options, GuestEvents& events)
-    : events_(events), id_(options.sandbox_id), ready_(context) {
+                           Templates& templates, const GuestOptions& options, GuestEvents& events)
+    : config_(config),
+      parts_(parts),
+      templates_(templates),
+      events_(events),
+      options_(options),
+      id_(options.sandbox_id),
+      shape_{options.memory, options.cpus, options.egress.has_value(), config.ipv6},
+      ready_(context) {
   check_free_space(parts.scratch, config.disk_reserve_mb);
+  if (options.egress)
+    network_.emplace(config, parts, *options.egress, logs.create(options.sandbox_id));
+  std::optional<Template> from = templates_.find(shape_);
+  start(from ? &*from : nullptr);
+}
+
+// `from`: null for a boot.
+void MachineGuest::start(const Template* from) {
+  std::vector<std::string> identity{"DENO_SANDBOX_ID=" + options_.sandbox_id,
+                                    "DENO_DEPLOY_ORGANIZATION_ID=" + options_.organisation};
+  is_fork_ = from != nullptr;
   hutch_disk root{}, layer{};
   root.size = layer.size = sizeof root;
-  root.path = parts.image.c_str();
+  root.path = parts_.image.c_str();
   root.read_only = 1;
   root.id = "root";
-  layer.path = parts.layer.c_str();
+  layer.path = is_fork_ ? from->layer.c_str() : parts_.layer.c_str();
   layer.private_copy = 1;
   layer.id = "layer";
-  if (!parts.layer_extents.empty()) {
-    layer.extents = parts.layer_extents.data();
-    layer.extent_count = parts.layer_extents.size() / 2;
+  if (!is_fork_ && !parts_.layer_extents.empty()) {
+    layer.extents = parts_.layer_extents.data();
+    layer.extent_count = parts_.layer_extents.size() / 2;
   }
   const hutch_disk* disks[] = {&root, &layer};
 
   hutch_vm_options machine{};
   machine.size = sizeof machine;
-  machine.cpus = options.cpus;
-  machine.memory = options.memory;
-  machine.kernel = parts.kernel.c_str();
-  machine.initramfs = parts.initramfs.c_str();
+  machine.cpus = options_.cpus;
+  machine.memory = options_.memory;
+  hutch_saved_machine saved{};
+  std::vector<const char*> environment;
   std::string words = fmt::format("{} {}", artefacts::kKernelWords, artefacts::kRootWords);
-  machine.command_line = words.c_str();
+  if (is_fork_) {
+    for (const std::string& word : identity) environment.push_back(word.c_str());
+    environment.push_back(nullptr);
+    saved.size = sizeof saved;
+    saved.memory_fd = from->memory.get();
+    saved.state_fd = from->state.get();
+    std::copy(from->key.begin(), from->key.end(), saved.key);
+    saved.adopt_service = 1;
+    saved.service_environment = environment.data();
+    machine.restore = &saved;
+  } else {
+    machine.kernel = parts_.kernel.c_str();
+    machine.initramfs = parts_.initramfs.c_str();
+    machine.command_line = words.c_str();
+  }
   machine.disks = disks;
   machine.disk_count = 2;
-  machine.scratch_directory = parts.scratch.c_str();
-  machine.agent_timeout_ms = static_cast<uint32_t>(config.boot_timeout_s * 1000);
+  machine.scratch_directory = parts_.scratch.c_str();
+  machine.agent_timeout_ms = static_cast<uint32_t>(config_.boot_timeout_s * 1000);
   machine.host_name = "hutch";
   machine.log_fd = STDERR_FILENO;
-  machine.vmm_path = parts.vmm.c_str();
+  machine.vmm_path = parts_.vmm.c_str();
   machine.end_with_thread = 1;
-  std::optional<Network> network;
-  if (options.egress)
-    machine.network =
-        network.emplace(config, parts, *options.egress, logs.create(options.sandbox_id)).options();
+  if (network_) machine.network = network_->options();
   hutch_error* error = nullptr;
   if (hutch_vm_start(&machine, &vm_, &error) != HUTCH_OK) {
     log_error("{}: its machine cannot be started: {}", id_, take_text(error));
@@ -203,18 +253,27 @@ MachineGuest::MachineGuest(asio::io_context& context, const Config& config,
     if (fd < 0)
       throw Problem(500, "SANDBOX_START_FAILED", "the server has no free file descriptor");
     ready_.assign(fd);
-    service_ = start_service({"rpc"}, {"DENO_SANDBOX_ID=" + options.sandbox_id,
-                                       "DENO_DEPLOY_ORGANIZATION_ID=" + options.organisation});
+    service_ = is_fork_ ? HUTCH_ADOPTED_TASK : start_service({"rpc"}, identity);
   } catch (...) {
-    hutch_vm_free(vm_);
+    hutch_vm_free(std::exchange(vm_, nullptr));
     throw;
   }
   wait();
 }
 
+// The template is of no use: it boots.
+void MachineGuest::start_anew() {
+  templates_.discard(shape_);
+  hutch_vm_free(std::exchange(vm_, nullptr));
+  ready_.close();
+  failure_.clear();
+  start(nullptr);
+}
+
 MachineGuest::~MachineGuest() {
   *gone_ = true;
   for (const auto& [task, channel] : channels_) channel->guest_ = nullptr;
+  if (draft_) templates_.give_up(shape_, std::move(draft_));
   hutch_vm_free(vm_);
 }
 
@@ -266,6 +325,11 @@ void MachineGuest::set_policy(const policy::Policy& policy) {
 }
 
 void MachineGuest::end() {
+  is_ending_ = true;
+  stop();
+}
+
+void MachineGuest::stop() {
   hutch_error* error = nullptr;
   if (hutch_vm_stop(vm_, &error) != HUTCH_OK) {
     // Without ENDED there would be no end.
@@ -300,22 +364,83 @@ void MachineGuest::take_events() {
 }
 
 bool MachineGuest::handle(const EventHandle& event) {
-  if (event->kind == HUTCH_EVENT_AGENT_LOST) {
-    failure_ = event->message;
-    end();
-    return true;
-  }
-  if (event->kind == HUTCH_EVENT_ENDED) {
-    std::string reason = !failure_.empty()         ? failure_
-                         : *event->message != '\0' ? event->message
-                                                   : hutch_reason_name(event->reason);
-    return finish(reason);
-  }
-  if (event->task == 0) return true;
+  if (event->task == 0) return handle_machine(*event);
   if (event->task == service_) return handle_service(*event);
   auto found = channels_.find(event->task);
   // Of one that is closed: thrown away.
   return found == channels_.end() || handle_channel(*found->second, event);
+}
+
+bool MachineGuest::handle_machine(const hutch_event& event) {
+  switch (event.kind) {
+    case HUTCH_EVENT_AGENT_LOST:
+      failure_ = event.message;
+      stop();
+      return true;
+    case HUTCH_EVENT_ENDED: {
+      std::string reason = !failure_.empty()        ? failure_
+                           : *event.message != '\0' ? event.message
+                                                    : hutch_reason_name(event.reason);
+      if (!is_fork_ || serves_ || is_ending_) return finish(reason);
+      log_warning("{}: its template is of no use: {}", id_, reason);
+      try {
+        start_anew();
+        return false;
+      } catch (const Problem& problem) {
+        return finish(problem.message());
+      }
+    }
+    case HUTCH_EVENT_AGENT_READY:
+      return is_fork_ ? serve() : true;
+    case HUTCH_EVENT_PAUSED:
+      return draft_ == nullptr || save();
+    case HUTCH_EVENT_SAVED:
+      if (*event.message != '\0') log_warning("{}: no template: {}", id_, event.message);
+      return saved(*event.message == '\0');
+    case HUTCH_EVENT_RESUMED:
+      return serves_ || serve();
+    default:
+      return true;
+  }
+}
+
+// The service answers. False: this object is gone.
+bool MachineGuest::serve() {
+  auto took = std::chrono::duration_cast<std::chrono::milliseconds>(
+      std::chrono::steady_clock::now() - started_);
+  log_info("{}: serves after {} ms, by a {}", id_, took.count(), is_fork_ ? "fork" : "boot");
+  serves_ = service_ready_ = true;
+  std::shared_ptr<bool> gone = gone_;
+  events_.on_ready();
+  return !*gone;
+}
+
+// It stands still.
+bool MachineGuest::save() {
+  hutch_error* error = nullptr;
+  if (hutch_vm_save(vm_, draft_->memory.get(), draft_->state.get(), templates_.key().data(),
+                    &error) == HUTCH_OK)
+    return true;
+  log_warning("{}: no template: {}", id_, take_text(error));
+  return saved(false);
+}
+
+// As far as the machine's part goes; it runs on, template or not.
+bool MachineGuest::saved(bool good) {
+  hutch_error* error = nullptr;
+  if (good && hutch_vm_copy_disk(vm_, kLayerDisk, draft_->layer.get(), &error) != HUTCH_OK) {
+    log_warning("{}: no template: {}", id_, take_text(error));
+    good = false;
+  }
+  if (good) {
+    templates_.finish(shape_, std::move(draft_));
+  } else {
+    templates_.give_up(shape_, std::move(draft_));
+  }
+  if (hutch_vm_resume(vm_, &error) == HUTCH_OK) return true;
+  failure_ = take_text(error);
+  stop();
+  return true;
 }
 
 bool MachineGuest::handle_service(const hutch_event& event) {
@@ -324,10 +449,14 @@ bool MachineGuest::handle_service(const hutch_event& event) {
       if (service_ready_ || event.stream != kStandardOutput) return true;
       service_output_.append(static_cast<const char*>(event.data), event.data_size);
       if (service_output_ == kReadyLine) {
+        draft_ = templates_.begin(shape_);
+        hutch_error* error = nullptr;
+        if (!draft_) return serve();
         service_ready_ = true;
-        std::shared_ptr<bool> gone = gone_;
-        events_.on_ready();
-        return !*gone;
+        if (hutch_vm_pause(vm_, &error) == HUTCH_OK) return true;
+        log_warning("{}: no template: {}", id_, take_text(error));
+        templates_.give_up(shape_, std::move(draft_));
+        return serve();
       }
       if (kReadyLine.starts_with(service_output_)) return true;
       failure_ = "its service spoke another protocol";
@@ -379,9 +508,10 @@ bool MachineGuest::finish(const std::string& reason) {
 }  // namespace
 
 GuestFactory machine_factory(asio::io_context& context, const Config& config,
-                             const artefacts::Parts& parts, const NetworkLogs& logs) {
+                             const artefacts::Parts& parts, const NetworkLogs& logs,
+                             Templates& templates) {
   return [&](const GuestOptions& options, GuestEvents& events) {
-    return std::make_unique<MachineGuest>(context, config, parts, logs, options, events);
+    return std::make_unique<MachineGuest>(context, config, parts, logs, templates, options, events);
   };
 }
 

@@ -113,7 +113,9 @@ int serve(const Config& config) {
   std::string token = folder.local_token(store);
   boost::asio::io_context context(1);
   NetworkLogs logs(folder.events());
-  Sandboxes sandboxes(context, config, store, machine_factory(context, config, parts, logs));
+  Templates templates(context, folder.templates(parts.scratch), parts, !config.no_templates);
+  Sandboxes sandboxes(context, config, store,
+                      machine_factory(context, config, parts, logs, templates));
   // The emulated machine's network is the host's alone, and its ports are forwarded there.
   std::string address = artefacts::is_in_machine() ? "0.0.0.0" : config.listen;
   Tls tls = choose_tls(config, folder);

@@ -53,6 +53,8 @@ constexpr std::array kKeys = {
               "Memory that all sandboxes may have at a time; 0 is no limit"},
     ConfigKey{"max_starting", &Config::max_starting, 0, 100000, "N",
               "Sandboxes that boot at the same time, others wait; 0 is the number of CPUs"},
+    ConfigKey{"no_templates", &Config::no_templates, kNone, kNone, "",
+              "Boot each sandbox instead of forking it from a saved one of its size"},
     ConfigKey{"disk_reserve_mb", &Config::disk_reserve_mb, 0, 1 << 30, "MIB",
               "Start no sandbox with less free space where disks of sandboxes lie"},
     ConfigKey{"max_lifetime_s", &Config::max_lifetime_s, 1, 31536000, "SECONDS",

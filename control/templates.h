@@ -1,0 +1,89 @@
+// Templates: machines that were saved once their service answered. A sandbox of the same shape is
+// forked from one instead of being booted: it maps the saved memory copy-on-write.
+//
+// The first sandbox of a shape boots, is saved before its creator has it, and goes on. A template
+// is a folder that is there whole or not at all; whatever changes a machine (kernel, images,
+// programs, CPUs, memory, network) is in its name, so what was built anew is saved anew.
+#pragma once
+
+#include <array>
+#include <boost/asio/io_context.hpp>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "artefacts/artefacts.h"
+#include "base/fd.h"
+
+namespace hutch::control {
+
+// What machines of one template have in common.
+struct Shape {
+  uint64_t memory = 0;  // bytes
+  uint32_t cpus = 0;
+  bool network = false;
+  bool ipv6 = false;
+};
+
+struct Template {
+  Fd memory, state;   // read only
+  std::string layer;  // file: the writable layer as it was then
+  std::array<uint8_t, 16> key{};
+};
+
+// One that is being made: its files, empty, for writing.
+class Draft {
+ public:
+  Draft(std::string folder, std::string target);
+  // Removes what is not finished.
+  ~Draft();
+  Draft(const Draft&) = delete;
+  Draft& operator=(const Draft&) = delete;
+
+  // Makes it a template, on a thread of its own: its files are on their way to the disk for long.
+  // Logs when that fails.
+  static void finish(std::unique_ptr<Draft> draft, std::function<void()> done);
+
+  Fd memory, state, layer;
+
+ private:
+  std::string folder_, target_;
+};
+
+class Templates {
+ public:
+  // In `folder`, which is made when it is missing; what is unfinished in there is removed. With
+  // `on` false there never are any. Throws std::runtime_error.
+  Templates(boost::asio::io_context& context, std::string folder, const artefacts::Parts& parts,
+            bool on);
+  // Waits for those that are being finished.
+  ~Templates();
+
+  std::optional<Template> find(const Shape& shape) const;
+  // Nothing when there is one, when somebody else makes it, or when it cannot be.
+  std::unique_ptr<Draft> begin(const Shape& shape);
+  // The draft's machine has been saved.
+  void finish(const Shape& shape, std::unique_ptr<Draft> draft);
+  // The draft will not be one.
+  void give_up(const Shape& shape, std::unique_ptr<Draft> draft);
+  // It does not work: it is removed, and not made again by this server.
+  void discard(const Shape& shape);
+  const std::array<uint8_t, 16>& key() const { return key_; }
+
+ private:
+  std::string name(const Shape& shape) const;
+
+  boost::asio::io_context& context_;
+  std::string folder_;
+  std::string identity_;  // of all that goes into a machine
+  bool on_;
+  std::array<uint8_t, 16> key_{};
+  std::set<std::string> busy_;  // being made, or not to be made
+  struct Finishing;
+  std::shared_ptr<Finishing> finishing_;
+};
+
+}  // namespace hutch::control
