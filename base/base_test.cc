@@ -77,6 +77,45 @@ TEST_CASE("messages carry descriptors, and a longer one than allowed is an error
   CHECK(!receive_message(right.get(), 2));
 }
 
+TEST_CASE(
+    "a loop that lingers takes what comes meanwhile without sleeping, and sleeps afterwards") {
+  std::unique_ptr<Loop> loop = Loop::create().value();
+  int fired = 0;
+  // Due at once, in a later round: a loop that slept would take it as well, so what is counted is
+  // that lingering ends.
+  auto first = loop->after(std::chrono::nanoseconds(0), [&](uint32_t) {
+    fired++;
+    loop->linger(std::chrono::milliseconds(20));
+  });
+  REQUIRE(loop->run_once(0));
+  CHECK(fired == 1);
+  auto [left, right] = socket_pair(SOCK_STREAM).value();
+  int readable = 0;
+  Watch watch = loop->watch(right.get(), EPOLLIN,
+                            [&](uint32_t) {
+                              readable++;
+                              char byte;
+                              REQUIRE(::read(right.get(), &byte, 1) == 1);
+                            })
+                    .value();
+  timespec before{}, after{};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+  auto start = std::chrono::steady_clock::now();
+  REQUIRE(loop->run_once(200));  // lingers, finds nothing, sleeps
+  CHECK(std::chrono::steady_clock::now() - start >= std::chrono::milliseconds(190));
+  CHECK(readable == 0);
+  REQUIRE(write_all(left.get(), std::as_bytes(std::span("x", 1))));
+  loop->linger(std::chrono::seconds(60));
+  REQUIRE(loop->run_once(-1));  // what is there ends it
+  CHECK(readable == 1);
+  // And it is asked for once.
+  start = std::chrono::steady_clock::now();
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+  REQUIRE(loop->run_once(50));
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+  CHECK(after.tv_sec - before.tv_sec == 0);
+}
+
 TEST_CASE("the last message of a peer that closes without reading all is not lost") {
   auto [left, right] = socket_pair(SOCK_SEQPACKET).value();
   std::array<std::byte, 1> word{std::byte{7}};

@@ -175,9 +175,23 @@ void Loop::run_timers() {
   }
 }
 
+int Loop::wait(std::span<epoll_event> events, int timeout_ms) {
+  auto look = [&](int limit_ms) {
+    return ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), limit_ms);
+  };
+  auto linger = std::exchange(linger_, {});
+  if (timeout_ms != 0 && linger.count() > 0) {
+    auto end = std::chrono::steady_clock::now() + linger;
+    do {
+      if (int count = look(0); count != 0) return count;
+    } while (std::chrono::steady_clock::now() < end);
+  }
+  return look(timeout_ms);
+}
+
 Result<void> Loop::step(int timeout_ms) {
   std::array<epoll_event, kEventsPerWait> events;
-  int count = ::epoll_wait(epoll_.get(), events.data(), kEventsPerWait, next_timeout(timeout_ms));
+  int count = wait(events, next_timeout(timeout_ms));
   if (count < 0 && errno != EINTR) return fail_errno(errno, "waiting for events");
   for (int i = 0; i < count; i++) {
     // Copied: the structure is packed, so its members may be misaligned.

@@ -3,6 +3,7 @@
 
 #include <sys/epoll.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -10,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -55,6 +57,10 @@ class Loop {
   Result<void> modify(const Watch& watch, uint32_t events);
   // Calls `callback` (with 0) once, after `delay`. Dropping the Watch cancels it.
   Watch after(std::chrono::nanoseconds delay, Callback callback);
+  // More is about to come: once the callbacks at hand are done, the loop looks for it again and
+  // again for this long before it sleeps. For data that keeps coming: to wake a thread costs
+  // whoever sends it more than the thread saves by sleeping. On the loop's thread.
+  void linger(std::chrono::nanoseconds time) { linger_ = std::max(linger_, time); }
   // Runs `function` on the loop's thread, in order. Any thread.
   void post(std::function<void()> function);
   // Runs `function` where it may touch what belongs to this loop, and returns when it has run:
@@ -83,6 +89,7 @@ class Loop {
   bool enter();
   void leave();
   Result<void> step(int timeout_ms);
+  int wait(std::span<epoll_event> events, int timeout_ms);
   int next_timeout(int timeout_ms) const;
   void run_posted();
   void run_timers();
@@ -92,6 +99,7 @@ class Loop {
   std::unordered_map<uint64_t, std::shared_ptr<Entry>> entries_;
   std::vector<uint64_t> timers_;
   uint64_t next_id_ = 1;
+  std::chrono::nanoseconds linger_{0};
   std::mutex posted_mutex_;
   std::condition_variable changed_;
   // Under posted_mutex_:

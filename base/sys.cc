@@ -146,8 +146,8 @@ Result<ReceivedMessage> receive_message(int fd, size_t limit) {
   ssize_t count;
   do {
     count = ::recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
-    // ECONNRESET is said once, when the peer has closed without reading all: what it sent before, and
-    // then its end, is still to be read.
+    // ECONNRESET is said once, when the peer has closed without reading all: what it sent before,
+    // and then its end, is still to be read.
   } while (count < 0 && (errno == EINTR || errno == ECONNRESET));
   if (count < 0) return fail_errno(errno, "receiving a message");
   for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;

@@ -18,6 +18,10 @@ namespace hutch::net {
 namespace {
 
 constexpr uint16_t kDnsPort = 53;
+// This many bytes for the guest in this time are a stream: more of it comes at once.
+constexpr uint64_t kStreamBytes = 256 * 1024;
+constexpr uint64_t kStreamNs = 1'000'000;
+constexpr std::chrono::microseconds kLinger{100};
 
 // Numbers from the kernel, fetched some at a time.
 class KernelRandom {
@@ -306,6 +310,18 @@ void TcpService::run() {
   }
   is_running_ = false;
   link_.flush();
+  if (is_streaming()) loop_.linger(kLinger);
+}
+
+// Whether bytes for the guest come so fast that it is cheaper not to sleep: the far side pays for
+// each time that it wakes us. Those from the guest come with its own pauses.
+bool TcpService::is_streaming() {
+  if (counters_.bytes_to_guest - stream_bytes_ >= kStreamBytes) {
+    if (now_ns_ - stream_since_ns_ <= kStreamNs) streams_until_ns_ = now_ns_ + kStreamNs;
+    stream_bytes_ = counters_.bytes_to_guest;
+    stream_since_ns_ = now_ns_;
+  }
+  return now_ns_ < streams_until_ns_;
 }
 
 // False: the guest had no room for all that is due.

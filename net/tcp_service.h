@@ -74,6 +74,7 @@ class TcpService {
   void answer_with_reset(const FlowKey& key, const TcpSegment& segment);
   void opened(Flow& flow);
   void make_ready(Flow& flow);
+  bool is_streaming();
   bool settle(Flow& flow);
   void carry(Flow& flow);
   void cut(Flow& flow);
@@ -96,6 +97,7 @@ class TcpService {
   size_t opening_ = 0;
   bool has_room_ = true;  // the guest, for frames
   bool is_running_ = false;
+  uint64_t stream_bytes_ = 0, stream_since_ns_ = 0, streams_until_ns_ = 0;
   uint64_t now_ns_ = 0;  // while it runs
   std::deque<FlowKey> ready_;
   std::vector<FlowKey> parked_;
