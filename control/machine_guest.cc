@@ -183,7 +183,8 @@ MachineGuest::MachineGuest(asio::io_context& context, const Config& config,
       events_(events),
       options_(options),
       id_(options.sandbox_id),
-      shape_{options.memory, options.cpus, options.egress.has_value(), config.ipv6},
+      shape_{options.memory, options.cpus, options.egress.has_value(), config.ipv6,
+             options.organisation},
       ready_(context) {
   check_free_space(parts.scratch, config.disk_reserve_mb);
   if (options.egress)

@@ -131,8 +131,8 @@ Templates::~Templates() {
 }
 
 std::string Templates::name(const Shape& shape) const {
-  return hash(fmt::format("{}\n{} {} {} {}", identity_, shape.memory, shape.cpus, shape.network,
-                          shape.ipv6));
+  return hash(fmt::format("{}\n{} {} {} {} {}", identity_, shape.memory, shape.cpus, shape.network,
+                          shape.ipv6, shape.organisation));
 }
 
 std::optional<Template> Templates::find(const Shape& shape) const {

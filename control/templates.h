@@ -26,6 +26,8 @@ struct Shape {
   uint32_t cpus = 0;
   bool network = false;
   bool ipv6 = false;
+  // The first one's identity is still in the template: others must not find it.
+  std::string organisation;
 };
 
 struct Template {

@@ -15,7 +15,6 @@ constexpr unsigned long kGetMsrIndexList = _IOWR(KVMIO, 0x02, uint32_t);
 constexpr unsigned long kGetMsrs = _IOWR(KVMIO, 0x88, ListHeader);
 // struct kvm_xsave ends in what it does not count.
 constexpr size_t kXsaveSize = 4096;
-constexpr unsigned long kGetXsave = _IOR(KVMIO, 0xa4, std::byte[kXsaveSize]);
 constexpr unsigned long kSetXsave = _IOW(KVMIO, 0xa5, std::byte[kXsaveSize]);
 constexpr unsigned long kGetXsave2 = _IOR(KVMIO, 0xcf, std::byte[kXsaveSize]);
 constexpr size_t kMaxXsave = 64 * 1024;
@@ -134,11 +133,7 @@ Result<SavedVcpu> save_vcpu(const Kvm& kvm, const Vcpu& vcpu) {
   saved.registers = bytes_of(TRY(vcpu.registers()));
   saved.special_registers = bytes_of(TRY(vcpu.special_registers()));
   saved.extended_state.resize(xsave_size(kvm));
-  if (saved.extended_state.size() > kXsaveSize) {
-    TRY(control(fd, kGetXsave2, "KVM_GET_XSAVE2", saved.extended_state.data()));
-  } else {
-    TRY(control(fd, kGetXsave, "KVM_GET_XSAVE", saved.extended_state.data()));
-  }
+  TRY(control(fd, kGetXsave2, "KVM_GET_XSAVE2", saved.extended_state.data()));
   saved.extended_controls = TRY(get<kvm_xcrs>(fd, KVM_GET_XCRS, "KVM_GET_XCRS"));
   saved.debug_registers = TRY(get<kvm_debugregs>(fd, KVM_GET_DEBUGREGS, "KVM_GET_DEBUGREGS"));
   saved.local_apic = bytes_of(TRY(vcpu.local_apic()));

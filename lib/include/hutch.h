@@ -100,10 +100,10 @@ typedef enum hutch_event_kind {
   HUTCH_EVENT_AGENT_READY = 2, /* message: the release of the guest kernel */
   HUTCH_EVENT_AGENT_LOST = 3,  /* message, remedy; all tasks are over */
   HUTCH_EVENT_REPORT = 4,      /* counters: the answer to hutch_vm_query */
-  HUTCH_EVENT_ENDED = 5, /* reason, message, remedy, console_tail, counters; a VM's last event */
+  HUTCH_EVENT_ENDED = 5,   /* reason, message, remedy, console_tail, counters; a VM's last event */
   HUTCH_EVENT_PAUSED = 6,  /* the answer to hutch_vm_pause */
   HUTCH_EVENT_RESUMED = 7, /* the answer to hutch_vm_resume */
-  HUTCH_EVENT_SAVED = 8,   /* to hutch_vm_save: message, empty when it is saved; transferred: bytes */
+  HUTCH_EVENT_SAVED = 8, /* to hutch_vm_save: message, empty when it is saved; transferred: bytes */
 
   HUTCH_EVENT_STARTED = 16,    /* task, process_id (0 for a file) */
   HUTCH_EVENT_FAILED = 17,     /* task, stage, error_number, message; the task is over */
@@ -240,8 +240,8 @@ typedef struct hutch_saved_machine {
   int state_fd;
   uint8_t key[16];
   /* The process with agent_program set that ran when it was saved goes on as task
-   * HUTCH_ADOPTED_TASK, with its input and outputs open; all other tasks are over. Without this that
-   * one is, too. */
+   * HUTCH_ADOPTED_TASK, with its input and outputs open; all other tasks are over. Without this
+   * that one is, too. */
   int adopt_service;
   /* "NAME=value", ends with NULL: given to what that process starts from now on; NULL: none. */
   const char* const* service_environment;

@@ -1,4 +1,5 @@
-// Twenty sandboxes at once: made together, each answers with what is its own, all end.
+// Twenty sandboxes at once: made together, each answers with what is its own and is nobody's double, all
+// end.
 // Prints TAP; the three environment variables that `hutch serve` prints must be set.
 import process from "node:process";
 import { Sandbox } from "@deno/sandbox";
@@ -30,6 +31,25 @@ await check("each keeps what is its own", async () => {
   await Promise.all(all.map((sandbox, i) => sandbox.fs.writeTextFile("/tmp/own", `${i} ${sandbox.id}`)));
   const seen = await Promise.all(all.map((sandbox) => sandbox.sh`cat /tmp/own`.text()));
   assert.deepEqual(seen, all.map((sandbox, i) => `${i} ${sandbox.id}`));
+});
+// All but the first few are forks of one machine: nothing that tells a machine from others may be left.
+await check("no two of them are alike", async () => {
+  const script = `cat /etc/machine-id /proc/sys/kernel/random/boot_id
+    head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo
+    python3 -c 'import secrets, uuid; print(secrets.token_hex(32), uuid.uuid4())'
+    node -e 'console.log(crypto.randomUUID())'
+    printenv DENO_SANDBOX_ID`;
+  const seen = await Promise.all(all.map((sandbox) => sandbox.sh`sh -c ${script}`.text()));
+  const lines = seen.map((text) => text.trim().split("\n"));
+  assert.ok(lines.every((line) => line.length === 6), JSON.stringify(lines));
+  for (let i = 0; i < 6; i++) assert.equal(new Set(lines.map((line) => line[i])).size, COUNT, lines.map((line) => line[i]).join(" "));
+  assert.deepEqual(lines.map((line) => line[5]), all.map(({ id }) => id));
+});
+await check("their clocks go right", async () => {
+  const before = Date.now();
+  const seen = await Promise.all(all.map((sandbox) => sandbox.sh`date +%s%3N`.text()));
+  const after = Date.now();
+  for (const text of seen) assert.ok(Number(text) > before - 1000 && Number(text) < after + 1000, `${before} ${text} ${after}`);
 });
 await check("all of them end", async () => {
   await Promise.all(all.map((sandbox) => sandbox.kill()));

@@ -46,7 +46,6 @@ const std::map<std::string, uint64_t> kNames{
     // Their structures end in a list, which has another size in C++ than in C.
     {"KVM_GET_MSR_INDEX_LIST", 0xc004ae02},
     {"KVM_GET_MSRS", 0xc008ae88},
-    {"KVM_GET_XSAVE", 0x9000aea4},
     {"KVM_GET_XSAVE2", 0x9000aecf},
     {"PROT_NONE", PROT_NONE},
     {"PROT_READ", PROT_READ},

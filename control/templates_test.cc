@@ -1,0 +1,135 @@
+#include "control/templates.h"
+
+#include <doctest/doctest.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "base/sys.h"
+
+using namespace hutch;
+using namespace hutch::control;
+namespace fs = std::filesystem;
+
+namespace {
+
+const Shape kShape{.memory = 256 << 20, .cpus = 2, .organisation = "one"};
+
+struct World {
+  World() {
+    char name[] = "/tmp/hutch-templates-test-XXXXXX";
+    REQUIRE(::mkdtemp(name) != nullptr);
+    folder = name;
+    for (std::string* part :
+         {&parts.kernel, &parts.initramfs, &parts.image, &parts.layer, &parts.vmm}) {
+      *part = fmt::format("{}/part-{}", folder, static_cast<void*>(part));
+      std::ofstream(*part) << "content";
+    }
+  }
+  ~World() { fs::remove_all(folder); }
+  std::unique_ptr<Templates> templates(bool on = true) {
+    return std::make_unique<Templates>(context, folder + "/templates", parts, on);
+  }
+  // Makes one, and waits for it.
+  void make(const Shape& shape) {
+    auto all = templates();
+    std::unique_ptr<Draft> draft = all->begin(shape);
+    REQUIRE(draft);
+    REQUIRE(write_all(draft->memory.get(), std::as_bytes(std::span("memory", 6))));
+    REQUIRE(write_all(draft->state.get(), std::as_bytes(std::span("state", 5))));
+    REQUIRE(write_all(draft->layer.get(), std::as_bytes(std::span("layer", 5))));
+    CHECK(!all->find(shape));
+    CHECK(!all->begin(shape));
+    all->finish(shape, std::move(draft));
+  }
+
+  boost::asio::io_context context{1};
+  std::string folder;
+  artefacts::Parts parts;
+};
+
+}  // namespace
+
+TEST_CASE("a template is found once it is finished, by its shape, also by the next server") {
+  World world;
+  world.make(kShape);
+  auto all = world.templates();
+  std::optional<Template> found = all->find(kShape);
+  REQUIRE(found);
+  CHECK(read_file(found->layer, 100).value() == "layer");
+  std::string bytes(6, 0);
+  REQUIRE(read_exactly_at(found->memory.get(), std::as_writable_bytes(std::span(bytes)), 0));
+  CHECK(bytes == "memory");
+  CHECK(found->key == all->key());
+  CHECK(!all->begin(kShape));
+  struct stat status {};
+  REQUIRE(::stat((world.folder + "/templates").c_str(), &status) == 0);
+  CHECK((status.st_mode & 0777) == 0700);
+  for (Shape other :
+       {Shape{512 << 20, 2, false, false, "one"}, Shape{256 << 20, 1, false, false, "one"},
+        Shape{256 << 20, 2, true, false, "one"}, Shape{256 << 20, 2, true, true, "one"},
+        Shape{256 << 20, 2, false, false, "other"}}) {
+    CHECK(!all->find(other));
+    CHECK(all->begin(other));
+  }
+}
+
+TEST_CASE("what a machine is made of being another makes it another template") {
+  World world;
+  world.make(kShape);
+  std::ofstream(world.parts.initramfs) << "another content";
+  auto all = world.templates();
+  CHECK(!all->find(kShape));
+  CHECK(all->begin(kShape));
+}
+
+TEST_CASE("what is not finished is none, and is removed by the next server") {
+  World world;
+  {
+    auto all = world.templates();
+    std::unique_ptr<Draft> draft = all->begin(kShape);
+    REQUIRE(draft);
+    all->give_up(kShape, std::move(draft));
+    CHECK(!all->find(kShape));
+    draft = all->begin(kShape);
+    REQUIRE(draft);
+    // A crash.
+    fs::copy(world.folder + "/templates", world.folder + "/left", fs::copy_options::recursive);
+  }
+  fs::remove_all(world.folder + "/templates");
+  fs::rename(world.folder + "/left", world.folder + "/templates");
+  auto count = [&] {
+    return std::distance(fs::directory_iterator(world.folder + "/templates"), {});
+  };
+  CHECK(count() == 2);  // the key, and what is left
+  auto all = world.templates();
+  CHECK(count() == 1);
+  CHECK(all->begin(kShape));
+}
+
+TEST_CASE("one that is of no use is removed, and not made again") {
+  World world;
+  world.make(kShape);
+  auto all = world.templates();
+  REQUIRE(all->find(kShape));
+  all->discard(kShape);
+  CHECK(!all->find(kShape));
+  CHECK(!all->begin(kShape));
+  CHECK(world.templates()->begin(kShape));
+}
+
+TEST_CASE("without templates there are none, and no folder") {
+  World world;
+  auto all = world.templates(false);
+  CHECK(!all->find(kShape));
+  CHECK(!all->begin(kShape));
+  CHECK(!fs::exists(world.folder + "/templates"));
+}
+
+TEST_CASE("a folder that cannot be made is said") {
+  World world;
+  std::ofstream(world.folder + "/templates") << "a file";
+  CHECK_THROWS_AS(world.templates(), std::runtime_error);
+}
