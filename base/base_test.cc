@@ -80,16 +80,16 @@ TEST_CASE("messages carry descriptors, and a longer one than allowed is an error
 TEST_CASE("a loop that lingers ends that when something comes, and else sleeps") {
   using std::chrono::steady_clock, std::chrono::milliseconds;
   std::unique_ptr<Loop> loop = Loop::create().value();
-  auto [left, right] = socket_pair(SOCK_STREAM).value();
+  std::pair<Fd, Fd> ends = socket_pair(SOCK_STREAM).value();
   int readable = 0;
   char byte = 'x';
-  Watch watch = loop->watch(right.get(), EPOLLIN,
+  Watch watch = loop->watch(ends.second.get(), EPOLLIN,
                             [&](uint32_t) {
                               readable++;
-                              REQUIRE(::read(right.get(), &byte, 1) == 1);
+                              REQUIRE(::read(ends.second.get(), &byte, 1) == 1);
                             })
                     .value();
-  REQUIRE(write_all(left.get(), std::as_bytes(std::span(&byte, 1))));
+  REQUIRE(write_all(ends.first.get(), std::as_bytes(std::span(&byte, 1))));
   loop->linger(std::chrono::hours(1));
   REQUIRE(loop->run_once(-1));
   CHECK(readable == 1);
