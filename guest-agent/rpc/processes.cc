@@ -19,8 +19,10 @@ using protocol::agent::Exited;
 using protocol::agent::Failed;
 using protocol::agent::FailureStage;
 
-// A client that has not asked for a process's end by then gets its output all the same.
-constexpr std::chrono::milliseconds kStreamDelay{50};
+// A client that has not asked for a process's end by then gets its output all the same. Long enough
+// for a client and a server on a busy host: @deno/sandbox asks at once, and when it is late its
+// program ends at a stream that it cancels.
+constexpr std::chrono::milliseconds kStreamDelay{500};
 // So many ended processes can still be asked for.
 constexpr size_t kMaxEnded = 4096;
 
