@@ -165,7 +165,8 @@ uint64_t Machine::private_kib() const {
   std::ifstream rollup(fmt::format("/proc/{}/smaps_rollup", hutch_vm_process_id(vm_)));
   uint64_t sum = 0;
   for (std::string line; std::getline(rollup, line);)
-    if (line.starts_with("Private_")) sum += std::stoull(line.substr(line.find(':') + 1));
+    // What is clean is the template's, though nobody else may have it mapped just now.
+    if (line.starts_with("Private_Dirty")) sum += std::stoull(line.substr(line.find(':') + 1));
   return sum;
 }
 

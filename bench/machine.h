@@ -38,7 +38,7 @@ class Machine {
   void wait(hutch_task task, const std::function<bool(const hutch_event&)>& is_done);
   // When a mark was set, of CLOCK_MONOTONIC; nothing: not yet.
   std::optional<uint64_t> mark(hutch_mark mark) const { return marks_[mark]; }
-  // Memory of the VMM's process that it shares with nobody.
+  // Memory of the VMM's process that is its own: what it has written.
   uint64_t private_kib() const;
 
  private:
