@@ -43,15 +43,12 @@ std::string take_text(hutch_error* error) {
 class Network {
  public:
   Network(const Config& config, const artefacts::Parts& parts, const policy::Policy& policy, Fd log)
-      : patterns_(policy.patterns()),
-        blocks_(split_words(config.open_blocks)),
+      : blocks_(split_words(config.open_blocks)),
         servers_(split_words(config.dns_servers)),
         log_(std::move(log)) {
     options_.size = sizeof options_;
-    options_.allow_all = policy.allows_all();
     options_.ipv6 = config.ipv6;
-    options_.hosts = fill(host_pointers_, patterns_);
-    options_.host_count = patterns_.size();
+    set_policy(policy);
     options_.opened_blocks = fill(block_pointers_, blocks_);
     options_.opened_block_count = blocks_.size();
     options_.dns_servers = fill(server_pointers_, servers_);
@@ -59,6 +56,14 @@ class Network {
     options_.decision_log_fd = log_.get();
     options_.decision_log_limit = static_cast<uint64_t>(config.network_log_mb) << 20;
     options_.broker_path = parts.broker.c_str();
+  }
+  // For a machine that starts from now on.
+  void set_policy(const policy::Policy& policy) {
+    patterns_ = policy.patterns();
+    host_pointers_.clear();
+    options_.allow_all = policy.allows_all();
+    options_.hosts = fill(host_pointers_, patterns_);
+    options_.host_count = patterns_.size();
   }
   const hutch_network* options() const { return &options_; }
 
@@ -317,8 +322,11 @@ void MachineGuest::set_policy(const policy::Policy& policy) {
   for (const std::string& pattern : patterns) pointers.push_back(pattern.c_str());
   hutch_error* error = nullptr;
   if (hutch_vm_set_policy(vm_, policy.allows_all(), pointers.data(), pointers.size(), &error) ==
-      HUTCH_OK)
+      HUTCH_OK) {
+    // Its template may turn out to be of no use yet, and then it boots.
+    network_->set_policy(policy);
     return;
+  }
   log_error("{}: its policy cannot be changed, so it ends: {}", id_, take_text(error));
   // Under the old one it must not go on.
   end();
