@@ -183,11 +183,9 @@ void Vcpu::clear_exit_request() {
   std::atomic_ref(run_->immediate_exit).store(0, std::memory_order_release);
 }
 
-Result<void> Vcpu::complete_exit() {
+Result<VcpuExit> Vcpu::complete_exit() {
   request_exit();
-  VcpuExit exit = TRY(run());
-  if (!std::holds_alternative<InterruptedExit>(exit)) return fail("KVM_RUN ran a stopped vCPU");
-  return {};
+  return run();
 }
 
 Result<void> Vcpu::open_statistics() {

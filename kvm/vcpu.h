@@ -85,9 +85,10 @@ class Vcpu {
   void request_exit();
   void clear_exit_request();
   // Completes the last exit inside KVM, whose answer it takes at the next entry only, without
-  // running the guest: before the registers are saved. Leaves an exit requested. The owner's
-  // thread.
-  Result<void> complete_exit();
+  // running the guest: before the registers are saved. InterruptedExit: that is done. Any other
+  // exit is a further part of the same access: to be handled, and this to be called again. Leaves
+  // an exit requested. The owner's thread.
+  Result<VcpuExit> complete_exit();
 
   // Opens KVM's binary statistics of this vCPU; before it runs, since the call waits for the vCPU.
   Result<void> open_statistics();

@@ -46,6 +46,15 @@ state_guest counts
   movl $1, (%rbx)
 4: jmp 4b
 state_guest_end counts
+# One write across the end of a page of devices is two exits: the first one's answer is the second.
+state_guest straddles
+  mov $0xd0000ffc, %ebx
+  mov $0x3f8, %dx
+1: movq $0, (%rbx)
+  mov $'.', %al
+  out %al, %dx
+  jmp 1b
+state_guest_end straddles
 .set COUNT, 400
 .set STEP, 200
 .popsection
@@ -53,6 +62,7 @@ state_guest_end counts
 
 extern "C" {
 extern const std::byte guest_counts[], guest_counts_end[];
+extern const std::byte guest_straddles[], guest_straddles_end[];
 }
 
 namespace {
@@ -208,6 +218,22 @@ TEST_CASE("a machine stands still while it is paused, and goes on") {
   Ended ended = subject.finish();
   CHECK(ended.reason == EndReason::kPowerOff);
   CHECK(subject.console == std::string(400, '.') + "=");
+}
+
+TEST_CASE("a processor stands still between the halves of an access, too") {
+  if (!have_kvm()) return;
+  Start start = boot();
+  start.kernel = tiny_kernel({guest_straddles, guest_straddles_end});
+  Subject subject(std::move(start));
+  subject.wait_for_console(5);
+  for (int round = 0; round < 200; round++) {
+    subject.send(encode_plain(MessageType::kPause));
+    REQUIRE(subject.receive(MessageType::kPaused));
+    subject.send(encode_plain(MessageType::kResume));
+    REQUIRE(subject.receive(MessageType::kResumed));
+  }
+  subject.send(encode_plain(MessageType::kStop));
+  CHECK(subject.finish().reason == EndReason::kStopped);
 }
 
 TEST_CASE("a saved machine goes on elsewhere, as often as one likes") {

@@ -111,10 +111,14 @@ void VcpuThread::run() {
 
 // Whether to go on.
 bool VcpuThread::stand_still() {
-  Result<void> completed = vcpu_.complete_exit();
-  if (!completed) {
-    end(EndReason::kHostError, completed.error().message, completed.error().remedy);
-    return false;
+  for (;;) {
+    Result<kvm::VcpuExit> exit = vcpu_.complete_exit();
+    if (!exit) {
+      end(EndReason::kHostError, exit.error().message, exit.error().remedy);
+      return false;
+    }
+    if (std::holds_alternative<kvm::InterruptedExit>(*exit)) break;
+    if (!handle(*exit)) return false;
   }
   int pausing = kPausing;
   if (!state_.compare_exchange_strong(pausing, kPaused)) return true;
