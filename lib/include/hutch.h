@@ -283,7 +283,9 @@ typedef struct hutch_vm_options {
   const hutch_network* network; /* NULL: the guest has no network device */
   /* Goes on with this instead of a boot: kernel, initramfs and command_line are not used. CPUs,
    * memory, network and disks are those it was saved with; writable disks have what they had then.
-   * The guest gets new random numbers, identity and clock before anything of it runs. */
+   * The guest gets new random numbers, an identity and a clock of its own before its first task,
+   * and before what hutch_agent_freeze had stopped runs again; what was not stopped runs on at
+   * once. */
   const hutch_saved_machine* restore;
 } hutch_vm_options;
 
