@@ -33,6 +33,7 @@
 #include "cli/machine_monitor.h"
 #include "cli/runtime_folder.h"
 #include "cli/share.h"
+#include "protocol/agent.h"
 
 namespace hutch::cli {
 namespace {
@@ -45,6 +46,7 @@ constexpr uint64_t kMillisecond = 1'000'000;
 constexpr uint32_t kGreetingTime = 5000;
 constexpr uint64_t kPowerOffTime = 15 * kSecond;
 constexpr size_t kConsoleTail = 4096;
+constexpr size_t kConsoleLimit = 1 << 20;
 
 // What is written down about the running QEMU.
 struct Record {
@@ -302,6 +304,13 @@ Fd connect_port(uint16_t port) {
   return socket;
 }
 
+// Whether its agent has said that it can be connected to. A greeting before that would stay with
+// QEMU, and set the machine's clock to the time that it tells whenever it arrives.
+bool is_listening(const Paths& paths) {
+  auto console = read_file(paths.console, kConsoleLimit);
+  return console && console->find(protocol::agent::kListeningLine) != std::string::npos;
+}
+
 // A greeted agent, or null when nobody answers yet. `why` gets the reason.
 AgentHandle try_connect(const Paths& paths, uint16_t port, std::string* why) {
   Fd socket = connect_port(port);
@@ -436,6 +445,7 @@ void start_machine(const MachineSize& size, std::chrono::nanoseconds timeout) {
   record.began = process_began(record.process_id).value_or(0);
   save(paths, record);
 
+  why = "its agent is not up";
   uint64_t end = monotonic_ns() + static_cast<uint64_t>(timeout.count());
   for (;;) {
     int status = 0;
@@ -446,7 +456,7 @@ void start_machine(const MachineSize& size, std::chrono::nanoseconds timeout) {
                     "look at " + paths.log)
           .with_console(console);
     }
-    if (try_connect(paths, record.port, &why)) break;
+    if (is_listening(paths) && try_connect(paths, record.port, &why)) break;
     progress.tick();
     if (monotonic_ns() >= end) {
       std::string console = last_words(paths);
@@ -458,7 +468,7 @@ void start_machine(const MachineSize& size, std::chrono::nanoseconds timeout) {
           "give it more time with --timeout, or more CPUs")
           .with_console(console);
     }
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
   progress.done();
 }

@@ -947,9 +947,8 @@ class Listening {
     std::string line;
     char byte;
     while (::read(reader.get(), &byte, 1) == 1 && byte != '\n') line += byte;
-    constexpr std::string_view kReady = "hutch-agent: listening on port ";
-    REQUIRE(line.starts_with(kReady));
-    port_ = static_cast<uint16_t>(parse_int(std::string_view(line).substr(kReady.size())));
+    REQUIRE(line.starts_with(kListeningLine));
+    port_ = static_cast<uint16_t>(parse_int(std::string_view(line).substr(kListeningLine.size())));
   }
   ~Listening() {
     if (process_ > 0) {

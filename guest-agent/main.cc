@@ -133,8 +133,7 @@ Result<std::optional<ShutdownKind>> run_machine(const Options& options) {
   while (!token.empty() && token.back() == '\n') token.pop_back();
   if (token.empty()) return fail(fmt::format("{} holds no token", options.token_file));
   Fd listener = TRY(listen_on(options.listen));
-  // Whoever started the agent can wait for this line.
-  std::string ready = fmt::format("hutch-agent: listening on port {}\n", TRY(port_of(listener)));
+  std::string ready = fmt::format("{}{}\n", protocol::agent::kListeningLine, TRY(port_of(listener)));
   TRY(write_all(STDOUT_FILENO, std::as_bytes(std::span(ready))));
   bool is_init = ::getpid() == 1;
   if (is_init) TRY(protect_from_memory_killer());

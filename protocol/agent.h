@@ -62,6 +62,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -81,6 +82,8 @@ constexpr const char* kAdoptedMode = "rpc";
 // vsock: the agent dials this port of the host (CID 2) when it is up; it is the only one that the
 // VMM answers.
 constexpr uint32_t kHostPort = 1024;
+// What an agent that is connected to prints, with its port, once it can be.
+constexpr std::string_view kListeningLine = "hutch-agent: listening on port ";
 // I/O port on which the agent, as PID 1, reports that it runs: it writes the byte kInitMark first
 // of all.
 constexpr uint16_t kBootMarkPort = 0x2e0;

@@ -35,6 +35,10 @@ def verbs(tap):
     process_ids = {line.split()[2] for result in results for line in result.text.splitlines()}
     tap.equal("and start one machine", len(process_ids), 1, process_ids)
     tap.check("progress is shown", any("emulated machine, which is slow" in result.errors for result in results), results[0])
+    # What was said to it before it was up must not arrive later: it would set the clock back.
+    begin, result = time.time(), hutch("machine", "exec", "--", "sh", "-c", "sleep 4; date +%s.%N")
+    tap.check("its clock goes right, also some seconds later",
+              begin + 2 < float(result.text) < time.time() + 1, (begin, result, time.time()))
     before = status()
     tap.equal("status", (before["state"], hutch("machine", "status").code), ("running", 0))
     tap.equal("starting it again finds it", (hutch("machine", "start").code, status()["pid"]), (0, before["pid"]))
