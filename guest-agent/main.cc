@@ -133,10 +133,19 @@ Result<std::optional<ShutdownKind>> run_machine(const Options& options) {
   while (!token.empty() && token.back() == '\n') token.pop_back();
   if (token.empty()) return fail(fmt::format("{} holds no token", options.token_file));
   Fd listener = TRY(listen_on(options.listen));
-  std::string ready = fmt::format("{}{}\n", protocol::agent::kListeningLine, TRY(port_of(listener)));
+  std::string ready =
+      fmt::format("{}{}\n", protocol::agent::kListeningLine, TRY(port_of(listener)));
   TRY(write_all(STDOUT_FILENO, std::as_bytes(std::span(ready))));
   bool is_init = ::getpid() == 1;
-  if (is_init) TRY(protect_from_memory_killer());
+  Fd clock;
+  if (is_init) {
+    TRY(protect_from_memory_killer());
+    Result<Fd> started = start_clock_interrupts();
+    if (started)
+      clock = *std::move(started);
+    else
+      log_warning("{}", started.error().text());
+  }
   bool has_cgroups = is_init && ::access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0;
   auto server = TRY(Server::create({.token = std::move(token), .owns_system = is_init},
                                    has_cgroups ? kCgroupMount : "", open_own_program()));

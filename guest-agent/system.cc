@@ -8,6 +8,7 @@
 // Behind the library's own.
 #include <linux/ipv6.h>
 #include <linux/random.h>
+#include <linux/rtc.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -188,6 +189,14 @@ void apply_settings() {
 
 Result<void> protect_from_memory_killer() {
   return write_setting("/proc/self/oom_score_adj", "-1000");
+}
+
+Result<Fd> start_clock_interrupts() {
+  Fd clock(::open("/dev/rtc0", O_RDONLY | O_CLOEXEC));
+  if (!clock && (errno == ENOENT || errno == ENODEV || errno == ENXIO)) return Fd();
+  if (!clock) return fail_errno(errno, "opening /dev/rtc0");
+  if (::ioctl(clock.get(), RTC_UIE_ON, 0) < 0) return fail_errno(errno, "RTC_UIE_ON");
+  return clock;
 }
 
 Applied apply_hello(const protocol::agent::Hello& hello, bool ipv6) {

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/fd.h"
 #include "base/result.h"
 #include "protocol/agent.h"
 
@@ -24,6 +25,10 @@ Result<void> protect_from_memory_killer();
 // Sets the hardware address (6 bytes) of the network device; nothing without one. `ipv6` as above,
 // for a driver that takes a new address only from a device that is down.
 Result<void> set_hardware_address(std::string_view mac, bool ipv6);
+
+// Has the clock chip interrupt once a second, and its emulation 64 times, for as long as the result
+// is open (docs/emulated-machine.md says what for); an empty descriptor where there is none.
+Result<Fd> start_clock_interrupts();
 
 struct Applied {
   bool reseeded = false;  // there was entropy, and the kernel's random numbers come from it now
