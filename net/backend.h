@@ -41,9 +41,14 @@ class Backend final : public FrameReceiver {
 
   // After a change of policy: resets the flows whose target `is_cut` holds for; returns how many.
   size_t close_where(const std::function<bool(const FlowTarget&)>& is_cut);
-  // After a restore, or when the device was reset: resets all flows. The guest hears of those that
-  // it still knows when it next uses them.
+  // When the device was reset: resets all flows. The guest hears of those that it still knows when
+  // it next uses them.
   void reset_all();
+  // For a snapshot, and after a restore: TcpService::remains(), reset_remains().
+  std::vector<FlowRemains> remains() { return tcp_.remains(); }
+  Result<void> reset_remains(const std::vector<FlowRemains>& remains) {
+    return tcp_.reset_remains(remains);
+  }
 
   const Counters& counters() const { return counters_; }
   const TcpService& tcp() const { return tcp_; }

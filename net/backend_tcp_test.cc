@@ -658,7 +658,56 @@ TEST_CASE("the opener may cut a flow at any time") {
   CHECK(far_is_at_end(asked.far));
 }
 
-TEST_CASE("after a restore all flows are reset, also those that only the guest knows") {
+TEST_CASE("a restored guest hears at once that its connections are gone") {
+  BackendBench bench;
+  GuestTcp open{bench};
+  FakeOpener::Asked& asked = open.connect();
+  open.send(tcp::kAck, "question");
+  REQUIRE(::write(asked.far.get(), "answer", 6) == 6);
+  bench.run();
+  open.take();
+  REQUIRE(open.received == "answer");
+  GuestTcp opening{bench};
+  opening.maker.guest_port++;
+  opening.send(tcp::kSyn);
+  std::vector<FlowRemains> remains = bench.backend->remains();
+  CHECK(remains.size() == 2);
+
+  // As a backend that has never heard of them, first without room.
+  BackendBench restored;
+  restored.device.room = 0;
+  REQUIRE(restored.backend->reset_remains(remains));
+  GuestTcp same{restored}, other{restored};
+  same.maker = open.maker;
+  other.maker = opening.maker;
+  same.take();
+  CHECK(!same.got_reset);
+  restored.device.room = 1;
+  restored.backend->on_room();
+  restored.device.room = 5;
+  restored.backend->on_room();
+  same.take();
+  other.take();
+  CHECK(same.got_reset);
+  CHECK(same.reset_sequence == open.expected);
+  CHECK(same.reset_acknowledgement == open.next);
+  CHECK(other.got_reset);
+  CHECK(other.reset_acknowledgement == opening.next);
+  CHECK(restored.device.room == 4);
+  CHECK(restored.backend->tcp().flow_count() == 0);
+  CHECK(restored.backend->remains().empty());
+}
+
+TEST_CASE("flows that are over leave no remains, and more than may be are refused") {
+  BackendBench bench;
+  GuestTcp guest{bench};
+  guest.connect();
+  bench.backend->reset_all();
+  CHECK(bench.backend->remains().empty());
+  CHECK(!bench.backend->reset_remains(std::vector<FlowRemains>(1025)));
+}
+
+TEST_CASE("after a reset of the device all flows are reset, also those that only the guest knows") {
   BackendBench bench;
   GuestTcp first{bench};
   FakeOpener::Asked& one = first.connect();

@@ -331,6 +331,12 @@ bool TcpFlow::send_reset(SegmentSender& sender) {
   return true;
 }
 
+std::optional<TcpSegment> TcpFlow::parting_reset() const {
+  if (state_ == State::kTimeWait || state_ == State::kClosed) return std::nullopt;
+  return TcpSegment{
+      .sequence = highest_, .acknowledgement = expected_, .flags = tcp::kRst | tcp::kAck};
+}
+
 bool TcpFlow::send_data(SegmentSender& sender, uint64_t now_ns) {
   while (has_unsent_bytes()) {
     const uint32_t offset = next_ - unacknowledged_;

@@ -130,6 +130,8 @@ class TcpFlow {
   bool is_open() const { return state_ == State::kOpen; }
   // It did not end in order, both ways: the guest, the far side or a limit cut it.
   bool was_cut() const { return was_cut_; }
+  // The reset that the guest would take now; nothing when it knows of no connection.
+  std::optional<TcpSegment> parting_reset() const;
   // Bytes that have passed so far.
   const FlowTotals& totals() const { return totals_; }
   // Memory that it holds, in bytes.

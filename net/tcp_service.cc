@@ -290,6 +290,7 @@ void TcpService::run() {
   if (is_running_) return;  // a callback from inside it: the loop below goes on
   is_running_ = true;
   now_ns_ = options_.clock();
+  send_resets();
   while (!ready_.empty()) {
     const FlowKey key = ready_.front();
     ready_.pop_front();
@@ -399,6 +400,34 @@ void TcpService::reset_all() {
     make_ready(flow);
   });
   run();
+}
+
+std::vector<FlowRemains> TcpService::remains() {
+  std::vector<FlowRemains> result;
+  table_.for_each([&](Flow& flow) {
+    if (std::optional<TcpSegment> reset = flow.tcp.parting_reset())
+      result.push_back({flow.key, reset->sequence, reset->acknowledgement});
+  });
+  return result;
+}
+
+Result<void> TcpService::reset_remains(const std::vector<FlowRemains>& remains) {
+  if (remains.size() > options_.max_flows)
+    return fail(fmt::format("{} flows are too many", remains.size()));
+  remains_.assign(remains.begin(), remains.end());
+  run();
+  return {};
+}
+
+void TcpService::send_resets() {
+  for (; has_room_ && !remains_.empty(); remains_.pop_front()) {
+    const FlowRemains& flow = remains_.front();
+    const TcpSegment reset{.sequence = flow.sequence,
+                           .acknowledgement = flow.acknowledgement,
+                           .flags = tcp::kRst | tcp::kAck};
+    has_room_ = link_.send_tcp(flow.key, reset, mss_of(flow.key));
+    if (!has_room_) return;
+  }
 }
 
 // --- Time --------------------------------------------------------------------------------------

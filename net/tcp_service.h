@@ -32,6 +32,14 @@ struct TcpOptions {
   std::function<uint32_t()> random_number;  // unpredictable; empty: the kernel's
 };
 
+// What a snapshot keeps of a flow: as much as it takes to reset it.
+struct FlowRemains {
+  FlowKey key;
+  uint32_t sequence = 0;         // what the guest expects next
+  uint32_t acknowledgement = 0;  // what it has been told to have been received
+  friend bool operator==(const FlowRemains&, const FlowRemains&) = default;
+};
+
 class TcpService {
  public:
   // All must outlive it.
@@ -53,6 +61,12 @@ class TcpService {
   size_t close_where(const std::function<bool(const FlowTarget&)>& is_cut);
   // Resets all flows.
   void reset_all();
+
+  // The flows that the guest knows of, at most max_flows.
+  std::vector<FlowRemains> remains();
+  // The guest is a restored one, and knows of these flows: resets them, when there is room. Errors:
+  // more than max_flows; nothing is done.
+  Result<void> reset_remains(const std::vector<FlowRemains>& remains);
 
   size_t flow_count() const { return table_.size(); }
   size_t opening_count() const { return opening_; }
@@ -80,6 +94,7 @@ class TcpService {
   void cut(Flow& flow);
   void let_go(Flow& flow);
   void remove(Flow& flow);
+  void send_resets();
   void on_timer();
   void arm(uint64_t deadline_ns);
 
@@ -100,6 +115,7 @@ class TcpService {
   uint64_t stream_bytes_ = 0, stream_since_ns_ = 0, streams_until_ns_ = 0;
   uint64_t now_ns_ = 0;  // while it runs
   std::deque<FlowKey> ready_;
+  std::deque<FlowRemains> remains_;  // to be reset
   std::vector<FlowKey> parked_;
   uint64_t wake_ns_ = TcpFlow::kNever;
   Watch wake_;

@@ -36,7 +36,9 @@ SavedMachine some_machine() {
   device.transport.driver_features = 1ull << 32;
   device.transport.queues = {{256, 0x1000, 0x2000, 0x3000, true, true, 65535, 65534}, {}};
   machine.devices = {device, SavedDevice()};
-  machine.names = {{"one.example", 5}, {"two.example", 6}};
+  machine.network.names = {{"one.example", 5}, {"two.example", 6}};
+  machine.network.flows = {{bytes("addr"), 443, 40000, 0xffffffff, 1},
+                           {bytes("sixteen bytes..."), 80, 65535, 0, 0x80000000}};
   return machine;
 }
 
@@ -114,6 +116,12 @@ TEST_CASE("numbers beyond their range and lists beyond their bounds are refused"
   machine.devices.resize(65);
   CHECK(!decode_machine(*Fields::parse(encode(machine).body())));
   machine = some_machine();
-  machine.names.resize(4097);
+  machine.network.names.resize(4097);
+  CHECK(!decode_machine(*Fields::parse(encode(machine).body())));
+  machine = some_machine();
+  machine.network.flows.resize(4097, machine.network.flows[0]);
+  CHECK(!decode_machine(*Fields::parse(encode(machine).body())));
+  machine = some_machine();
+  machine.network.flows[0].far_address.pop_back();
   CHECK(!decode_machine(*Fields::parse(encode(machine).body())));
 }

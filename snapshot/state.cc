@@ -11,6 +11,7 @@ constexpr size_t kMaxVcpus = 64;
 constexpr size_t kMaxDevices = 64;
 constexpr size_t kMaxQueues = 64;
 constexpr size_t kMaxNames = 4096;
+constexpr size_t kMaxFlows = 4096;
 
 // A number is never used for anything else, also when its field is gone.
 namespace machine {
@@ -23,10 +24,20 @@ enum : uint32_t {
   kSerial = 6,
   kDevice = 7,
   kName = 8,
+  kFlow = 9,
 };
 }
 namespace name {
 enum : uint32_t { kText = 1, kAddress = 2 };
+}
+namespace flow {
+enum : uint32_t {
+  kFarAddress = 1,
+  kFarPort = 2,
+  kGuestPort = 3,
+  kSequence = 4,
+  kAcknowledgement = 5
+};
 }
 namespace vcpu {
 enum : uint32_t {
@@ -245,9 +256,16 @@ FieldWriter encode(const SavedMachine& saved) {
   for (const SavedVcpu& each : saved.vcpus) writer.group(machine::kVcpu, encode(each));
   writer.group(machine::kSerial, encode(saved.serial));
   for (const SavedDevice& each : saved.devices) writer.group(machine::kDevice, encode(each));
-  for (const SavedName& each : saved.names)
+  for (const SavedName& each : saved.network.names)
     writer.group(machine::kName,
                  FieldWriter().text(name::kText, each.name).u64(name::kAddress, each.address));
+  for (const SavedFlow& each : saved.network.flows)
+    writer.group(machine::kFlow, FieldWriter()
+                                     .bytes(flow::kFarAddress, each.far_address)
+                                     .u64(flow::kFarPort, each.far_port)
+                                     .u64(flow::kGuestPort, each.guest_port)
+                                     .u64(flow::kSequence, each.sequence)
+                                     .u64(flow::kAcknowledgement, each.acknowledgement));
   return writer;
 }
 
@@ -270,9 +288,21 @@ Result<SavedMachine> decode_machine(const Fields& fields) {
     saved.devices.push_back(TRY(decode_device(each)));
   }
   for (const Fields& each : TRY(fields.groups(machine::kName))) {
-    if (saved.names.size() == kMaxNames) return fail("too many names");
+    if (saved.network.names.size() == kMaxNames) return fail("too many names");
     std::string text = TRY(each.text(name::kText));
-    saved.names.push_back({ std::move(text), TRY(number<uint32_t>(each, name::kAddress)) });
+    saved.network.names.push_back({ std::move(text), TRY(number<uint32_t>(each, name::kAddress)) });
+  }
+  for (const Fields& each : TRY(fields.groups(machine::kFlow))) {
+    if (saved.network.flows.size() == kMaxFlows) return fail("too many connections");
+    SavedFlow flow;
+    flow.far_address = TRY(copy(each, flow::kFarAddress));
+    if (flow.far_address.size() != 4 && flow.far_address.size() != 16)
+      return fail("a connection's address is none");
+    flow.far_port = TRY(number<uint16_t>(each, flow::kFarPort));
+    flow.guest_port = TRY(number<uint16_t>(each, flow::kGuestPort));
+    flow.sequence = TRY(number<uint32_t>(each, flow::kSequence));
+    flow.acknowledgement = TRY(number<uint32_t>(each, flow::kAcknowledgement));
+    saved.network.flows.push_back(std::move(flow));
   }
   return saved;
 }

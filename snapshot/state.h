@@ -82,6 +82,20 @@ struct SavedName {
   bool operator==(const SavedName&) const = default;
 };
 
+// A connection that the guest knows of (net/tcp_service.h), by its ends and where its numbers are.
+struct SavedFlow {
+  Bytes far_address;  // 4 or 16 bytes, in the order of the wire
+  uint16_t far_port = 0, guest_port = 0;
+  uint32_t sequence = 0, acknowledgement = 0;
+  bool operator==(const SavedFlow&) const = default;
+};
+
+struct SavedNetwork {
+  std::vector<SavedName> names;
+  std::vector<SavedFlow> flows;
+  bool operator==(const SavedNetwork&) const = default;
+};
+
 struct SavedMachine {
   uint64_t memory = 0;                       // bytes
   Bytes cpuid;                               // kvm_cpuid_entry2, of all processors
@@ -90,7 +104,7 @@ struct SavedMachine {
   std::vector<SavedVcpu> vcpus;
   SavedSerial serial;
   std::vector<SavedDevice> devices;
-  std::vector<SavedName> names;
+  SavedNetwork network;  // empty without one
   bool operator==(const SavedMachine&) const = default;
 };
 

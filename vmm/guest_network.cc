@@ -1,6 +1,8 @@
 #include "vmm/guest_network.h"
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 
 #include "base/sys.h"
 #include "net/network.h"
@@ -11,6 +13,14 @@ namespace {
 Result<policy::Policy> read_policy(const protocol::vmm::Policy& given) {
   if (given.allows_all) return policy::Policy::all();
   return policy::Policy::parse(given.patterns);
+}
+
+Result<IpAddress> read_address(std::span<const std::byte> bytes) {
+  if (bytes.size() != 4 && bytes.size() != 16) return fail("a saved connection's address is none");
+  std::array<uint8_t, 16> value{};
+  std::memcpy(value.data(), bytes.data(), bytes.size());
+  if (bytes.size() == 16) return IpAddress::v6(value);
+  return IpAddress::v4(value[0], value[1], value[2], value[3]);
 }
 
 }  // namespace
@@ -111,20 +121,37 @@ void GuestNetwork::add_to(std::vector<protocol::vmm::Counter>& counters) const {
   });
 }
 
-std::vector<snapshot::SavedName> GuestNetwork::save_names() const {
-  std::vector<snapshot::SavedName> saved;
+snapshot::SavedNetwork GuestNetwork::save() {
+  snapshot::SavedNetwork saved;
   thread_->loop().run_on_loop([&] {
     for (net::NameTable::Entry& entry : names_.table().save())
-      saved.push_back({std::move(entry.name), entry.address});
+      saved.names.push_back({std::move(entry.name), entry.address});
+    if (!far_side_.backend) return;
+    for (const net::FlowRemains& flow : far_side_.backend->remains()) {
+      auto address = std::as_bytes(flow.key.far.bytes());
+      saved.flows.push_back({.far_address = {address.begin(), address.end()},
+                             .far_port = flow.key.far_port,
+                             .guest_port = flow.key.guest_port,
+                             .sequence = flow.sequence,
+                             .acknowledgement = flow.acknowledgement});
+    }
   });
   return saved;
 }
 
-Result<void> GuestNetwork::restore_names(const std::vector<snapshot::SavedName>& saved) {
+Result<void> GuestNetwork::restore(const snapshot::SavedNetwork& saved) {
   std::vector<net::NameTable::Entry> entries;
-  for (const snapshot::SavedName& name : saved) entries.push_back({name.name, name.address});
+  for (const snapshot::SavedName& name : saved.names) entries.push_back({name.name, name.address});
+  std::vector<net::FlowRemains> remains;
+  for (const snapshot::SavedFlow& flow : saved.flows)
+    remains.push_back({{TRY(read_address(flow.far_address)), flow.far_port, flow.guest_port},
+                       flow.sequence,
+                       flow.acknowledgement});
   Result<void> restored;
-  thread_->loop().run_on_loop([&] { restored = names_.table().restore(entries, monotonic_ns()); });
+  thread_->loop().run_on_loop([&] {
+    restored = names_.table().restore(entries, monotonic_ns());
+    if (restored && far_side_.backend) restored = far_side_.backend->reset_remains(remains);
+  });
   return restored;
 }
 

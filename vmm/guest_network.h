@@ -37,9 +37,10 @@ class GuestNetwork {
   // From now on this is the policy: flows that it does not allow are reset before this returns.
   Result<void> set_policy(const protocol::vmm::Policy& policy);
   void add_to(std::vector<protocol::vmm::Counter>& counters) const;
-  // The addresses that stand for names; flows are not kept: the guest is told that they are gone.
-  std::vector<snapshot::SavedName> save_names() const;
-  Result<void> restore_names(const std::vector<snapshot::SavedName>& saved);
+  // The addresses that stand for names, and of connections what it takes to reset them: none
+  // outlives a restore. To be called before the guest runs.
+  snapshot::SavedNetwork save();
+  Result<void> restore(const snapshot::SavedNetwork& saved);
 
  private:
   // The device's far side for as long as it lives: the backend while there is one.

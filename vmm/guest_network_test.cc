@@ -67,6 +67,24 @@ TEST_CASE("the network starts within its table, however soon its thread runs") {
   }
 }
 
+TEST_CASE("what is restored of a network is checked first") {
+  Started started = start({"a.test"});
+  REQUIRE(started.network);
+  GuestNetwork& network = **started.network;
+  std::unique_ptr<virtio::Device> device = network.take_device();
+  auto address = [](size_t size) { return snapshot::Bytes(size, std::byte{9}); };
+  CHECK_FALSE(network.restore({.flows = {{.far_address = address(5)}}}));
+  CHECK_FALSE(network.restore({.names = {{"a.test", 0x01020304}}}));
+  CHECK_FALSE(network.restore(
+      {.flows = std::vector<snapshot::SavedFlow>(2000, {.far_address = address(4)})}));
+  // Of another kind than its own addresses, and no driver that would take the resets.
+  CHECK(network.restore({.names = {{"a.test", 0xc6120005}},
+                         .flows = {{.far_address = address(16)}, {.far_address = address(4)}}}));
+  CHECK(network.save().names.size() == 1);
+  CHECK(network.save().flows.empty());
+  network.disconnect();
+}
+
 TEST_CASE("a network without a policy that can be read does not start") {
   Started started = start({"a.test", "*.com"});
   REQUIRE_FALSE(started.network);

@@ -71,7 +71,7 @@ Result<snapshot::SavedMachine> Machine::save_state() {
   saved.serial = serial_->save();
   for (VirtioDevice& device : virtio_)
     saved.devices.push_back({device.name, device.transport->save()});
-  if (network_) saved.names = network_->save_names();
+  if (network_) saved.network = network_->save();
   return saved;
 }
 
@@ -91,11 +91,12 @@ Result<void> Machine::restore_state(const snapshot::SavedMachine& saved) {
     TRY(kvm::restore_vcpu(kvm_, vcpus_[i], saved.vcpus[i]));
   TRY(kvm::restore_clock(vm_, saved.clock));
   TRY(serial_->restore(saved.serial));
-  if (network_) TRY(network_->restore_names(saved.names));
   for (size_t i = 0; i < virtio_.size(); i++) {
     TRY(virtio_[i].transport->restore(saved.devices[i].transport));
     TRY(virtio_[i].transport->resume());
   }
+  // The network's device takes frames by now.
+  if (network_) TRY(network_->restore(saved.network));
   TRY(renew_generation_id());
   generation_line_->raise();
   return {};

@@ -189,6 +189,7 @@ struct GuestTcp {
   std::string received;
   bool got_fin = false;
   bool got_reset = false;
+  uint32_t reset_sequence = 0, reset_acknowledgement = 0;
   int segments = 0;
 
   void send(uint8_t flags, std::string_view payload = {}, const FrameOffload& offload = {}) {
@@ -214,7 +215,11 @@ struct GuestTcp {
       segments++;
       const size_t start = 34 + static_cast<size_t>(header.data_offset >> 4) * 4;
       const std::string payload = text(std::span(frame->bytes).subspan(start));
-      if ((header.flags & net::tcp::kRst) != 0) got_reset = true;
+      if ((header.flags & net::tcp::kRst) != 0) {
+        got_reset = true;
+        reset_sequence = header.sequence;
+        reset_acknowledgement = header.acknowledgement;
+      }
       if ((header.flags & net::tcp::kSyn) != 0) {
         expected = header.sequence + 1;
       } else if (header.sequence == expected) {
