@@ -47,12 +47,18 @@ class Channel {
   virtual size_t write(std::span<const std::byte> bytes) = 0;
 };
 
+// A saved machine: templates.h.
+struct Template;
+
 struct GuestOptions {
   std::string sandbox_id;
   std::string organisation;
   uint64_t memory = 0;  // bytes
   uint32_t cpus = 2;
   std::optional<policy::Policy> egress;  // which hosts it may reach; none: no network at all
+  // A machine of the same memory, CPUs and network to go on with, with all that ran in it; null:
+  // a new one.
+  std::shared_ptr<const Template> from;
 };
 
 // What a guest tells. It may be destroyed from inside these.
@@ -73,6 +79,10 @@ class Guest {
   virtual std::unique_ptr<Channel> open_channel(ChannelEvents& events, uint64_t stream_base) = 0;
   // Which hosts it may reach from now on, where it has a network. Throws a Problem.
   virtual void set_policy(const policy::Policy& policy) = 0;
+  // Saves the machine as it is, with all that runs in it, and lets it go on. `done` gets null when
+  // that fails, also because the machine ends, and the log says why; never from inside this call.
+  using Saved = std::function<void(std::shared_ptr<const Template> saved)>;
+  virtual void save(Saved done) = 0;
   // As a power cut; on_ended() follows.
   virtual void end() = 0;
 };

@@ -9,6 +9,7 @@
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/post.hpp>
 #include <chrono>
+#include <deque>
 #include <map>
 #include <optional>
 #include <vector>
@@ -112,6 +113,7 @@ class MachineGuest final : public Guest {
 
   std::unique_ptr<Channel> open_channel(ChannelEvents& events, uint64_t stream_base) override;
   void set_policy(const policy::Policy& policy) override;
+  void save(Saved done) override;
   void end() override;
 
  private:
@@ -129,8 +131,13 @@ class MachineGuest final : public Guest {
   bool handle_machine(const hutch_event& event);
   bool handle_service(const hutch_event& event);
   bool serve();
-  bool save();
-  bool saved(bool good);
+  bool on_frozen(const std::string& problem);
+  bool on_paused();
+  bool on_saved(bool good);
+  bool on_resumed();
+  void save_next();
+  void finish_save(std::shared_ptr<const Template> saved);
+  void thaw();
   void stop();
   bool handle_channel(MachineChannel& channel, const EventHandle& event);
   bool finish(const std::string& reason);
@@ -139,17 +146,20 @@ class MachineGuest final : public Guest {
   const artefacts::Parts& parts_;
   Templates& templates_;
   GuestEvents& events_;
-  const GuestOptions options_;
+  GuestOptions options_;
   const std::string id_;
   const Shape shape_;
   std::optional<Network> network_;
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   hutch_vm* vm_ = nullptr;
   asio::posix::stream_descriptor ready_;
+  const bool is_copy_;  // goes on with what ran in another
   bool is_fork_ = false;
   bool serves_ = false;           // on_ready() was called
   bool is_ending_ = false;        // it was asked to
   std::unique_ptr<Draft> draft_;  // while it is being saved
+  bool is_good_ = false;          // what is being saved
+  std::deque<Saved> saves_;       // asked for; the first one is under way
   hutch_task service_ = 0;
   std::string service_output_;
   bool service_ready_ = false;
@@ -190,12 +200,16 @@ MachineGuest::MachineGuest(asio::io_context& context, const Config& config,
       id_(options.sandbox_id),
       shape_{options.memory, options.cpus, options.egress.has_value(), config.ipv6,
              options.organisation},
-      ready_(context) {
+      ready_(context),
+      is_copy_(options.from != nullptr) {
   check_free_space(parts.scratch, config.disk_reserve_mb);
   if (options.egress)
     network_.emplace(config, parts, *options.egress, logs.create(options.sandbox_id));
-  std::optional<Template> from = templates_.find(shape_);
-  start(from ? &*from : nullptr);
+  std::optional<Template> found;
+  if (!options_.from) found = templates_.find(shape_);
+  start(is_copy_ ? options_.from.get() : found ? &*found : nullptr);
+  // It has been opened: its files may go.
+  options_.from.reset();
 }
 
 // `from`: null for a boot.
@@ -279,7 +293,9 @@ void MachineGuest::start_anew() {
 MachineGuest::~MachineGuest() {
   *gone_ = true;
   for (const auto& [task, channel] : channels_) channel->guest_ = nullptr;
-  if (draft_) templates_.give_up(shape_, std::move(draft_));
+  if (draft_ && saves_.empty()) templates_.give_up(shape_, std::move(draft_));
+  for (Saved& done : saves_)
+    asio::post(ready_.get_executor(), [done = std::move(done)] { done(nullptr); });
   hutch_vm_free(vm_);
 }
 
@@ -390,7 +406,7 @@ bool MachineGuest::handle_machine(const hutch_event& event) {
       std::string reason = !failure_.empty()        ? failure_
                            : *event.message != '\0' ? event.message
                                                     : hutch_reason_name(event.reason);
-      if (!is_fork_ || serves_ || is_ending_) return finish(reason);
+      if (!is_fork_ || serves_ || is_ending_ || is_copy_) return finish(reason);
       log_warning("{}: its template is of no use: {}", id_, reason);
       try {
         start_anew();
@@ -402,12 +418,19 @@ bool MachineGuest::handle_machine(const hutch_event& event) {
     case HUTCH_EVENT_AGENT_READY:
       return is_fork_ ? serve() : true;
     case HUTCH_EVENT_PAUSED:
-      return draft_ == nullptr || save();
+      return on_paused();
     case HUTCH_EVENT_SAVED:
-      if (*event.message != '\0') log_warning("{}: no template: {}", id_, event.message);
-      return saved(*event.message == '\0');
+      if (*event.message != '\0') log_warning("{}: cannot be saved: {}", id_, event.message);
+      return on_saved(*event.message == '\0');
     case HUTCH_EVENT_RESUMED:
-      return serves_ || serve();
+      return on_resumed();
+    case HUTCH_EVENT_FROZEN:
+      return on_frozen(event.message);
+    case HUTCH_EVENT_THAWED:
+      if (*event.message == '\0') return true;
+      failure_ = fmt::format("its programs stay frozen: {}", event.message);
+      stop();
+      return true;
     default:
       return true;
   }
@@ -424,32 +447,93 @@ bool MachineGuest::serve() {
   return !*gone;
 }
 
-// It stands still.
-bool MachineGuest::save() {
+// As a template of its shape this goes from on_paused() on, when nothing has run in it yet.
+void MachineGuest::save(Saved done) {
+  saves_.push_back(std::move(done));
+  if (saves_.size() == 1) save_next();
+}
+
+void MachineGuest::save_next() {
   hutch_error* error = nullptr;
+  std::string problem;
+  try {
+    if (!serves_ || is_ending_) throw std::runtime_error("it does not serve");
+    draft_ = templates_.begin_own();
+    if (hutch_agent_freeze(hutch_vm_agent(vm_), &error) == HUTCH_OK) return;
+    problem = take_text(error);
+  } catch (const std::exception& failure) {
+    problem = failure.what();
+  }
+  log_warning("{}: cannot be saved: {}", id_, problem);
+  asio::post(ready_.get_executor(), [this, gone = gone_] {
+    if (!*gone) finish_save(nullptr);
+  });
+}
+
+void MachineGuest::finish_save(std::shared_ptr<const Template> saved) {
+  draft_.reset();
+  Saved done = std::move(saves_.front());
+  saves_.pop_front();
+  if (!saves_.empty()) save_next();
+  asio::post(ready_.get_executor(),
+             [done = std::move(done), saved = std::move(saved)] { done(saved); });
+}
+
+// Nothing runs in it but its kernel and the agent.
+bool MachineGuest::on_frozen(const std::string& problem) {
+  if (saves_.empty()) return true;
+  hutch_error* error = nullptr;
+  if (problem.empty() && hutch_vm_pause(vm_, &error) == HUTCH_OK) return true;
+  log_warning("{}: cannot be saved: {}", id_, problem.empty() ? take_text(error) : problem);
+  if (problem.empty()) thaw();
+  finish_save(nullptr);
+  return true;
+}
+
+// It stands still.
+bool MachineGuest::on_paused() {
+  hutch_error* error = nullptr;
+  if (draft_ == nullptr) return true;
   if (hutch_vm_save(vm_, draft_->memory.get(), draft_->state.get(), templates_.key().data(),
                     &error) == HUTCH_OK)
     return true;
-  log_warning("{}: no template: {}", id_, take_text(error));
-  return saved(false);
+  log_warning("{}: cannot be saved: {}", id_, take_text(error));
+  return on_saved(false);
 }
 
-// As far as the machine's part goes; it runs on, template or not.
-bool MachineGuest::saved(bool good) {
+// As far as the machine's part goes; it runs on, saved or not.
+bool MachineGuest::on_saved(bool good) {
   hutch_error* error = nullptr;
   if (good && hutch_vm_copy_disk(vm_, kLayerDisk, draft_->layer.get(), &error) != HUTCH_OK) {
-    log_warning("{}: no template: {}", id_, take_text(error));
+    log_warning("{}: cannot be saved: {}", id_, take_text(error));
     good = false;
   }
-  if (good) {
-    templates_.finish(shape_, std::move(draft_));
-  } else {
-    templates_.give_up(shape_, std::move(draft_));
-  }
+  is_good_ = good;
   if (hutch_vm_resume(vm_, &error) == HUTCH_OK) return true;
   failure_ = take_text(error);
   stop();
   return true;
+}
+
+bool MachineGuest::on_resumed() {
+  if (!saves_.empty()) {
+    thaw();
+    finish_save(is_good_ ? templates_.finish_own(std::move(draft_)) : nullptr);
+    return true;
+  }
+  if (draft_ && is_good_) {
+    templates_.finish(shape_, std::move(draft_));
+  } else if (draft_) {
+    templates_.give_up(shape_, std::move(draft_));
+  }
+  return serves_ || serve();
+}
+
+void MachineGuest::thaw() {
+  hutch_error* error = nullptr;
+  if (hutch_agent_thaw(hutch_vm_agent(vm_), &error) == HUTCH_OK) return;
+  failure_ = take_text(error);
+  stop();
 }
 
 bool MachineGuest::handle_service(const hutch_event& event) {

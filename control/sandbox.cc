@@ -21,7 +21,13 @@ Sandbox::Sandbox(boost::asio::io_context& context, GuestOptions options,
 
 void Sandbox::start(const GuestFactory& factory, std::function<void()> settled) {
   guest_ = factory(options_, *this);
+  options_.from.reset();
   settled_ = std::move(settled);
+}
+
+void Sandbox::save(Guest::Saved done) {
+  if (guest_ && state_ == State::kRunning) return guest_->save(std::move(done));
+  boost::asio::post(context_, [done = std::move(done)] { done(nullptr); });
 }
 
 void Sandbox::fail(const Problem& problem) {

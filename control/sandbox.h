@@ -45,11 +45,16 @@ class Sandbox final : public GuestEvents, public std::enable_shared_from_this<Sa
   const std::string& id() const { return options_.sandbox_id; }
   const std::string& organisation() const { return options_.organisation; }
   uint64_t memory() const { return options_.memory; }  // bytes
+  uint32_t cpus() const { return options_.cpus; }
   State state() const { return state_; }
 
   // Starts the guest; throws a Problem, and then nothing has changed. `settled` is called when the
   // guest serves or is gone. Once, and not when it has been ended.
   void start(const GuestFactory& factory, std::function<void()> settled);
+  // What it will go on with, before it is started.
+  void set_origin(std::shared_ptr<const Template> from) { options_.from = std::move(from); }
+  // Saves its machine: Guest::save().
+  void save(Guest::Saved done);
   // Ends it, which was not started, for this reason.
   void fail(const Problem& problem);
   // Calls `ready` when it serves, or with the Problem that keeps it from that; from inside this

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "control/ids.h"
 #include "control/problem.h"
 
 namespace hutch::control {
@@ -11,6 +12,10 @@ namespace {
 
 using nlohmann::json;
 
+// What the client says when nobody asks it for a size.
+constexpr int64_t kClientMemory = 1280;  // MiB
+// What the root's volume says of a fork, before the id of a sandbox that runs.
+constexpr std::string_view kFork = "fork:";
 constexpr size_t kMaxLabels = 5, kMaxLabelKey = 64, kMaxLabelValue = 128;
 
 [[noreturn]] void refuse(const std::string& text) {
@@ -121,6 +126,7 @@ SandboxConfig parse_sandbox_config(std::string_view header, const Config& config
     if (!memory->is_number_integer()) refuse("memory_mb wants a whole number of MiB");
     // A number above the signed range would read as a negative one, which is refused as well.
     result.memory_mb = memory->get<int64_t>();
+    result.has_memory = result.memory_mb != kClientMemory;
     if (result.memory_mb < config.memory_min_mb || result.memory_mb > config.memory_max_mb)
       throw Problem(400, "MEMORY_OUT_OF_RANGE",
                     fmt::format("memory_mb is {}; this server gives a sandbox {} to {} MiB",
@@ -135,9 +141,19 @@ SandboxConfig parse_sandbox_config(std::string_view header, const Config& config
     if (!volumes->is_array() && !volumes->is_object()) refuse("volumes wants an array or object");
     if (!volumes->empty()) not_supported("this server has no volumes yet");
   }
-  if (member(value, "root") != nullptr)
-    not_supported("this server has no volumes and snapshots yet that a sandbox could boot from");
-  if (const json* allow = member(value, "allow_net")) result.egress = parse_allow_net(*allow);
+  if (const json* root = member(value, "root")) {
+    const json* volume = root->is_object() ? member(*root, "volume") : nullptr;
+    if (volume == nullptr || !volume->is_string()) refuse("root wants an object with a volume");
+    const auto& text = volume->get_ref<const std::string&>();
+    if (!text.starts_with(kFork))
+      not_supported("this server has no volumes and snapshots yet that a sandbox could boot from");
+    result.fork_of = text.substr(kFork.size());
+    if (!is_sandbox_id(result.fork_of)) refuse("root wants fork: and the id of a sandbox");
+  }
+  if (const json* allow = member(value, "allow_net")) {
+    result.egress = parse_allow_net(*allow);
+    result.has_egress = true;
+  }
   if (const json* secrets = member(value, "secrets")) {
     if (!secrets->is_object()) refuse("secrets wants an object");
     if (!secrets->empty()) not_supported("this server keeps no secrets out of sandboxes yet");

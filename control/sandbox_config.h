@@ -17,6 +17,8 @@ using Labels = std::map<std::string, std::string>;
 
 struct SandboxConfig {
   int64_t memory_mb = 0;
+  bool has_memory = false, has_egress = false;  // they were asked for
+  std::string fork_of;                          // a sandbox's id; empty: it is no fork
   std::optional<int64_t> stop_at_ms;  // wall clock of the client; none: ends with its creator
   Labels labels;
   // Which hosts it may reach; none: it has no network at all, and never will.

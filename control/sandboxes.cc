@@ -43,10 +43,25 @@ std::shared_ptr<Sandbox> Sandboxes::create(const std::string& organisation,
   options.memory = static_cast<uint64_t>(wanted.memory_mb) << 20;
   options.cpus = static_cast<uint32_t>(config_.cpus);
   options.egress = wanted.egress;
+  std::shared_ptr<Sandbox> parent;
+  if (!wanted.fork_of.empty()) {
+    parent = find(organisation, wanted.fork_of);
+    fork(*parent, options, wanted);
+  }
   auto sandbox =
       std::make_shared<Sandbox>(context_, options, [this, id = options.sandbox_id] { ended(id); });
-  // The machine boots while the rest is done.
-  if (starting_ < max_starting_) {
+  // The machine starts while the rest is done.
+  if (parent) {
+    parent->save([this, sandbox](std::shared_ptr<const Template> saved) {
+      if (sandbox->state() != Sandbox::State::kStarting) return;
+      if (!saved)
+        return sandbox->fail(Problem(500, "SANDBOX_START_FAILED",
+                                     "the sandbox cannot be forked; the server's log says why"));
+      sandbox->set_origin(std::move(saved));
+      waiting_.push_back(sandbox);
+      start_waiting();
+    });
+  } else if (starting_ < max_starting_) {
     start(*sandbox);
   } else {
     waiting_.push_back(sandbox);
@@ -59,8 +74,25 @@ std::shared_ptr<Sandbox> Sandboxes::create(const std::string& organisation,
     sandbox->end("the server cannot store it");
     throw;
   }
-  log_info("{}: starts with {} MiB and {} CPUs", sandbox->id(), wanted.memory_mb, options.cpus);
+  log_info("{}: starts with {} MiB and {} CPUs", sandbox->id(), options.memory >> 20, options.cpus);
   return sandbox;
+}
+
+// A fork is of the same shape as what it is of.
+void Sandboxes::fork(const Sandbox& parent, GuestOptions& options,
+                     const SandboxConfig& wanted) const {
+  if (parent.state() != Sandbox::State::kRunning)
+    throw Problem(409, "SANDBOX_NOT_RUNNING", "a sandbox is forked once it serves");
+  if (wanted.has_memory && options.memory != parent.memory())
+    throw Problem(400, "INVALID_SANDBOX_CONFIG",
+                  fmt::format("memory_mb: a fork has the {} MiB of the sandbox that it is of",
+                              parent.memory() >> 20));
+  options.memory = parent.memory();
+  options.cpus = parent.cpus();
+  if (!wanted.has_egress) options.egress = parent.policy();
+  if (options.egress.has_value() != parent.policy().has_value())
+    throw Problem(400, "INVALID_SANDBOX_CONFIG",
+                  "allow_net: a fork has a network if the sandbox that it is of has one");
 }
 
 void Sandboxes::start(Sandbox& sandbox) {

@@ -41,6 +41,7 @@ class Sandboxes {
 
  private:
   void check_total(const SandboxConfig& wanted) const;
+  void fork(const Sandbox& parent, GuestOptions& options, const SandboxConfig& wanted) const;
   void start(Sandbox& sandbox);
   void start_waiting();
   void ended(const std::string& id);

@@ -22,6 +22,7 @@
 
 #include "control/framing.h"
 #include "control/server.h"
+#include "control/templates.h"
 #include "control/tokens.h"
 #include "event-log/event_log.h"
 
@@ -46,12 +47,13 @@ enum class Behaviour {
   kNeverEnds,
   kStartsSlowly,  // in a tenth of a second
   kNeverStarts,
+  kCannotBeSaved,
 };
 
 // What the fakes of a fixture count together.
 struct Counts {
   std::atomic<uint64_t> sent{0};  // bytes, by those that flood
-  std::atomic<int> starting{0}, most_starting{0};
+  std::atomic<int> starting{0}, most_starting{0}, forks{0};
 };
 
 // Takes at most 1000 bytes at a time, as a guest with little credit does.
@@ -70,7 +72,8 @@ class FakeChannel final : public Channel {
 
   size_t write(std::span<const std::byte> bytes) override {
     if (behaviour_ == Behaviour::kTakesNothing) return 0;
-    if (behaviour_ != Behaviour::kEchoes) return bytes.size();
+    if (behaviour_ != Behaviour::kEchoes && behaviour_ != Behaviour::kCannotBeSaved)
+      return bytes.size();
     size_t taken = std::min<size_t>(bytes.size(), 1000);
     input_.append(reinterpret_cast<const char*>(bytes.data()), taken);
     asio::post(context_, [this, gone = gone_] {
@@ -167,6 +170,7 @@ class FakeGuest final : public Guest {
         counts_(counts),
         timer_(context,
                std::chrono::milliseconds(behaviour == Behaviour::kStartsSlowly ? 100 : 0)) {
+    if (options.from) counts_.forks++;
     if (options.egress) {
       log_.emplace(event_log::EventLog::open(logs.create(options.sandbox_id)).value());
       log("start", "");
@@ -193,6 +197,12 @@ class FakeGuest final : public Guest {
     log("policy", policy.patterns().empty() ? "" : policy.patterns().front());
     if (!policy.allows_all() && policy.knows("refused.test"))
       throw Problem(500, "INTERNAL_ERROR", "the fake takes no such policy");
+  }
+  void save(Saved done) override {
+    bool fails = behaviour_ == Behaviour::kCannotBeSaved;
+    asio::post(context_, [done = std::move(done), fails] {
+      done(fails ? nullptr : std::make_shared<Template>());
+    });
   }
   void end() override {
     if (behaviour_ == Behaviour::kNeverEnds) return;

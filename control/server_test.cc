@@ -51,6 +51,47 @@ TEST_CASE("no more boot at the same time than may, and the others wait for their
   CHECK(fixture.counts.most_starting == 2);
 }
 
+TEST_CASE("a sandbox that runs is forked, in its own shape") {
+  Fixture fixture;
+  Socket parent(fixture, kCreate, json{{"memory_mb", 512}, {"allow_net", {"example.com"}}});
+  REQUIRE(parent.status == 101);
+  json root = {{"volume", "fork:" + parent.id}};
+  Socket fork(fixture, kCreate, json{{"root", root}});
+  REQUIRE(fork.status == 101);
+  CHECK(fork.id != parent.id);
+  CHECK(fixture.counts.forks == 1);
+  CHECK(fork.call(1, "echo", 5)["result"]["ok"] == 5);
+  // It has the policy of its parent, or one of its own.
+  auto policy = [&](const std::string& id) {
+    return fixture.request(http::verb::get, "/api/v3/sandbox/" + id + "/policy").body["allow_net"];
+  };
+  CHECK(policy(fork.id) == json{"example.com"});
+  Socket other(fixture, kCreate,
+               json{{"root", root}, {"allow_net", json::array()}, {"memory_mb", 512}});
+  REQUIRE(other.status == 101);
+  CHECK(policy(other.id) == json::array());
+  CHECK(fixture.counts.forks == 2);
+  // Another size cannot be had; 1280 MiB is what the client says when nobody asks it for a size.
+  CHECK(Socket(fixture, kCreate, json{{"root", root}, {"memory_mb", 1024}}).status == 400);
+  CHECK(Socket(fixture, kCreate, json{{"root", root}, {"memory_mb", 1280}}).status == 101);
+  CHECK(fixture.counts.forks == 3);
+  Socket plain(fixture, kCreate);
+  json of_plain = {{"volume", "fork:" + plain.id}};
+  CHECK(Socket(fixture, kCreate, json{{"root", of_plain}, {"allow_net", {"a.test"}}}).status ==
+        400);
+  CHECK(Socket(fixture, kCreate, json{{"root", root}}, "").status == 401);
+  CHECK(Socket(fixture, kCreate, json{{"root", root}}, fixture.other_token).status == 404);
+  CHECK(fixture.counts.forks == 3);
+}
+
+TEST_CASE("a sandbox that cannot be saved cannot be forked, and goes on") {
+  Fixture fixture({}, Behaviour::kCannotBeSaved);
+  Socket parent(fixture, kCreate);
+  REQUIRE(parent.status == 101);
+  CHECK(Socket(fixture, kCreate, json{{"root", {{"volume", "fork:" + parent.id}}}}).status == 500);
+  CHECK(parent.call(1, "echo", 5)["result"]["ok"] == 5);
+}
+
 TEST_CASE("one that fails to start gives its turn to the next") {
   Config config;
   config.max_starting = 1;

@@ -110,7 +110,6 @@ Templates::Templates(asio::io_context& context, std::string folder, const artefa
       folder_(std::move(folder)),
       on_(on),
       finishing_(std::make_shared<Finishing>()) {
-  if (!on_) return;
   std::error_code error;
   fs::create_directories(folder_, error);
   if (error || ::chmod(folder_.c_str(), 0700) < 0)
@@ -162,6 +161,20 @@ std::unique_ptr<Draft> Templates::begin(const Shape& shape) {
     log_warning("no template: {}", error.what());
     return nullptr;
   }
+}
+
+std::unique_ptr<Draft> Templates::begin_own() {
+  return std::make_unique<Draft>(fmt::format("{}/own-{}{}", folder_, ++own_, kUnfinished), "");
+}
+
+std::shared_ptr<const Template> Templates::finish_own(std::unique_ptr<Draft> draft) const {
+  auto result = std::make_shared<Template>();
+  result->memory = std::move(draft->memory);
+  result->state = std::move(draft->state);
+  result->layer = draft->layer_file();
+  result->key = key_;
+  result->owner = std::shared_ptr<Draft>(std::move(draft));
+  return result;
 }
 
 void Templates::finish(const Shape& shape, std::unique_ptr<Draft> draft) {

@@ -34,6 +34,7 @@ struct Template {
   Fd memory, state;   // read only
   std::string layer;  // file: the writable layer as it was then
   std::array<uint8_t, 16> key{};
+  std::shared_ptr<void> owner;  // whose end removes the files; null: they stay
 };
 
 // One that is being made: its files, empty, for writing.
@@ -49,6 +50,8 @@ class Draft {
   // Logs when that fails.
   static void finish(std::unique_ptr<Draft> draft, std::function<void()> done);
 
+  std::string layer_file() const { return folder_ + "/layer"; }
+
   Fd memory, state, layer;
 
  private:
@@ -58,7 +61,7 @@ class Draft {
 class Templates {
  public:
   // In `folder`, which is made when it is missing; what is unfinished in there is removed. With
-  // `on` false there never are any. Throws std::runtime_error.
+  // `on` false none are made for shapes. Throws std::runtime_error.
   Templates(boost::asio::io_context& context, std::string folder, const artefacts::Parts& parts,
             bool on);
   // Waits for those that are being finished.
@@ -67,6 +70,9 @@ class Templates {
   std::optional<Template> find(const Shape& shape) const;
   // Nothing when there is one, when somebody else makes it, or when it cannot be.
   std::unique_ptr<Draft> begin(const Shape& shape);
+  // One for a machine of its own, which is gone with its last user. Throws std::runtime_error.
+  std::unique_ptr<Draft> begin_own();
+  std::shared_ptr<const Template> finish_own(std::unique_ptr<Draft> draft) const;
   // The draft's machine has been saved.
   void finish(const Shape& shape, std::unique_ptr<Draft> draft);
   // The draft will not be one.
@@ -84,6 +90,7 @@ class Templates {
   bool on_;
   std::array<uint8_t, 16> key_{};
   std::set<std::string> busy_;  // being made, or not to be made
+  uint64_t own_ = 0;            // that were begun
   struct Finishing;
   std::shared_ptr<Finishing> finishing_;
 };

@@ -120,12 +120,24 @@ TEST_CASE("one that is of no use is removed, and not made again") {
   CHECK(world.templates()->begin(kShape));
 }
 
-TEST_CASE("without templates there are none, and no folder") {
+TEST_CASE("one of its own is there as long as somebody has it") {
+  World world;
+  auto all = world.templates(false);
+  std::unique_ptr<Draft> draft = all->begin_own();
+  REQUIRE(write_all(draft->layer.get(), std::as_bytes(std::span("layer", 5))));
+  std::shared_ptr<const Template> own = all->finish_own(std::move(draft));
+  CHECK(read_file(own->layer, 100).value() == "layer");
+  CHECK(all->finish_own(all->begin_own())->layer != own->layer);
+  std::string file = own->layer;
+  own.reset();
+  CHECK(!fs::exists(file));
+}
+
+TEST_CASE("without templates there are none") {
   World world;
   auto all = world.templates(false);
   CHECK(!all->find(kShape));
   CHECK(!all->begin(kShape));
-  CHECK(!fs::exists(world.folder + "/templates"));
 }
 
 TEST_CASE("a folder that cannot be made is said") {

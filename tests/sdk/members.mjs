@@ -51,7 +51,7 @@ const NOT_YET = [
 
 /** What works but for a part. */
 const PARTLY = [
-  [/^(Sandbox|client\.sandboxes)\.create$/, "`secrets`, `volumes`, `root`, `port` and `ssh` are refused"],
+  [/^(Sandbox|client\.sandboxes)\.create$/, "`secrets`, `volumes`, `port` and `ssh` are refused; of `root`, all but `fork:ID`"],
 ];
 
 const reason = (list, member) => list.find(([pattern]) => pattern.test(member))?.[1] ?? null;

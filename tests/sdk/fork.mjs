@@ -1,0 +1,115 @@
+// A sandbox that runs, forked while its programs run: what goes on in the fork, what is its own, what is not.
+// Prints TAP; the three environment variables that `hutch serve` prints must be set, and TEST_HTTP_PORT, a server of
+// the tests' own Internet.
+import process from "node:process";
+import { Sandbox } from "@deno/sandbox";
+import { assert, rejection } from "./checks/lib.mjs";
+
+let number = 0;
+async function check(name, body) {
+  try {
+    await body();
+    console.log(`ok ${++number} - ${name}`);
+  } catch (error) {
+    console.log(`not ok ${++number} - ${name}`);
+    for (const line of String(error.stack ?? error).split("\n").slice(0, 8)) console.log(`# ${line}`);
+  }
+}
+
+const forkOf = (sandbox, options) => Sandbox.create({ root: `fork:${sandbox.id}`, timeout: "20m", ...options });
+const read = async (sandbox, path) => Number((await sandbox.fs.readTextFile(path)).trim());
+const identity = `cat /etc/machine-id /proc/sys/kernel/random/boot_id
+  head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; echo`;
+
+// It counts, in memory as well as on its disk, and shows how far it is.
+const counter = `n=0; while :; do n=$((n + 1)); echo $n >/tmp/new; mv /tmp/new /home/app/count; sleep 0.05; done`;
+
+let parent, fork, other;
+await check("a sandbox that runs is forked", async () => {
+  parent = await Sandbox.create({ memory: "768MiB", timeout: "20m", labels: { role: "parent" } });
+  await parent.fs.writeTextFile("/home/app/kept", "before the fork");
+  await parent.sh`sh -c ${`(${counter}) >/dev/null 2>&1 & echo $! >/home/app/pid`}`;
+  while (await read(parent, "/home/app/count").catch(() => 0) < 3) ;
+  fork = await forkOf(parent);
+  assert.notEqual(fork.id, parent.id);
+});
+await check("its files and its programs are there, and the programs go on", async () => {
+  assert.equal(await fork.fs.readTextFile("/home/app/kept"), "before the fork");
+  assert.equal(await read(fork, "/home/app/pid"), await read(parent, "/home/app/pid"));
+  for (const sandbox of [parent, fork]) {
+    const before = await read(sandbox, "/home/app/count");
+    assert.ok(before >= 3);
+    while (await read(sandbox, "/home/app/count") <= before) ;
+  }
+});
+await check("what one does is not seen in the other", async () => {
+  await fork.fs.writeTextFile("/home/app/kept", "in the fork");
+  await parent.fs.writeTextFile("/home/app/new", "in the parent");
+  await fork.sh`sh -c ${"kill $(cat /home/app/pid); sync"}`;
+  assert.equal(await parent.fs.readTextFile("/home/app/kept"), "before the fork");
+  await rejection(fork.fs.readTextFile("/home/app/new"), "NotFound");
+  const before = await read(parent, "/home/app/count");
+  while (await read(parent, "/home/app/count") <= before) ;
+  const stopped = await read(fork, "/home/app/count");
+  await new Promise((resolve) => setTimeout(resolve, 500));
+  assert.equal(await read(fork, "/home/app/count"), stopped);
+});
+await check("a fork can be forked, and more than one at once", async () => {
+  const [first, second] = await Promise.all([forkOf(fork), forkOf(fork)]);
+  assert.equal(await first.fs.readTextFile("/home/app/kept"), "in the fork");
+  assert.equal(await second.fs.readTextFile("/home/app/kept"), "in the fork");
+  await first.kill();
+  other = second;
+});
+await check("none has what tells another one apart", async () => {
+  const seen = (await Promise.all([parent, fork, other].map((sandbox) => sandbox.sh`sh -c ${identity}`.text())))
+    .map((text) => text.split("\n"));
+  const ids = [parent, fork, other].map(({ id }) => id);
+  assert.equal(new Set(ids).size, 3);
+  for (let line = 0; line < 3; line++) assert.equal(new Set(seen.map((lines) => lines[line])).size, 3, JSON.stringify(seen));
+  assert.deepEqual(await Promise.all([parent, fork, other].map((sandbox) => sandbox.env.get("DENO_SANDBOX_ID"))), ids);
+  const before = Date.now();
+  const clock = Number(await other.sh`date +%s%3N`.text());
+  assert.ok(clock > before - 1000 && clock < Date.now() + 1000, `${before} ${clock} ${Date.now()}`);
+});
+await check("it outlives what it is of", async () => {
+  await parent.kill();
+  assert.equal(await fork.fs.readTextFile("/home/app/kept"), "in the fork");
+  await rejection(forkOf(parent), "ConnectionEstablishmentError", "SANDBOX_ALREADY_TERMINATED");
+});
+await check("it has the size of what it is of, and no other", async () => {
+  const size = async (sandbox) => await sandbox.sh`sh -c ${"head -n 1 /proc/meminfo"}`.text();
+  assert.equal(await size(other), await size(fork));
+  const error = await forkOf(fork, { memory: "1GiB" }).then(() => undefined, (error) => error);
+  assert.match(String(error), /768 MiB/);
+});
+await check("its connections are gone, and it makes new ones", async () => {
+  const port = process.env.TEST_HTTP_PORT;
+  const talker = await Sandbox.create({ memory: "768MiB", timeout: "20m", allowNet: ["plain.test"] });
+  await talker.fs.writeTextFile("/home/app/talk.py", `
+import socket
+link = socket.create_connection(("plain.test", ${port}))
+open("/home/app/connected", "w").close()
+try:
+    found = repr(link.recv(1))
+except OSError as error:
+    found = type(error).__name__
+open("/home/app/new", "w").write(found)
+import os
+os.rename("/home/app/new", "/home/app/found")
+`);
+  await talker.spawn("python3", { args: ["/home/app/talk.py"] });
+  const exists = async (sandbox, path) => await sandbox.fs.stat(path).then(() => true, () => false);
+  while (!await exists(talker, "/home/app/connected")) ;
+  const listener = await forkOf(talker);
+  while (!await exists(listener, "/home/app/found")) ;
+  assert.equal(await listener.fs.readTextFile("/home/app/found"), "ConnectionResetError");
+  assert.equal(await exists(talker, "/home/app/found"), false);
+  assert.equal(await listener.sh`curl -sS -m 60 http://plain.test:${port}/echo/5`.text(), "xxxxx");
+  await Promise.all([talker, listener].map((sandbox) => sandbox.kill()));
+});
+await check("all of them end", async () => {
+  await Promise.all([fork, other].map((sandbox) => sandbox.kill()));
+});
+console.log(`1..${number}`);
+process.exit(0);
