@@ -27,6 +27,18 @@ Result<void> Vm::set_memory_slot(uint32_t slot, const GuestMemory::Region& regio
   return {};
 }
 
+Result<void> Vm::set_read_only_slot(uint32_t slot, GuestAddress address,
+                                    std::span<const std::byte> pages) {
+  kvm_userspace_memory_region memory{};
+  memory.slot = slot;
+  memory.flags = KVM_MEM_READONLY;
+  memory.guest_phys_addr = address.value();
+  memory.memory_size = pages.size();
+  memory.userspace_addr = reinterpret_cast<uintptr_t>(pages.data());
+  TRY(control(fd_.get(), KVM_SET_USER_MEMORY_REGION, "KVM_SET_USER_MEMORY_REGION", &memory));
+  return {};
+}
+
 Result<void> Vm::create_interrupt_controllers() {
   TRY(control(fd_.get(), KVM_CREATE_IRQCHIP, "KVM_CREATE_IRQCHIP", 0UL));
   return {};

@@ -5,7 +5,9 @@
 // registration, or the kernel waits for a grace period of milliseconds.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "kvm/kvm.h"
 #include "memory/guest_memory.h"
@@ -22,6 +24,10 @@ class Vm {
   Result<void> set_identity_map_address(GuestAddress address);
   // Registers one region of guest memory as slot `slot`. The memory must outlive the VM.
   Result<void> set_memory_slot(uint32_t slot, const GuestMemory::Region& region);
+  // Pages at `address` that the guest reads without an exit; its writes come as MMIO. The host must
+  // have KVM_CAP_READONLY_MEM, the pages must outlive the VM.
+  Result<void> set_read_only_slot(uint32_t slot, GuestAddress address,
+                                  std::span<const std::byte> pages);
   // Local APICs, IOAPIC and PICs in the kernel; before the first vCPU.
   Result<void> create_interrupt_controllers();
   // An 8254 timer in the kernel, for guests that need one. Costs a kernel thread.

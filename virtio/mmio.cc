@@ -1,6 +1,8 @@
 #include "virtio/mmio.h"
 
 #include <algorithm>
+#include <bit>
+#include <cassert>
 #include <cstring>
 
 namespace hutch::virtio {
@@ -26,16 +28,18 @@ uint64_t with_half(uint64_t value, bool high, uint32_t part) {
 
 Result<std::unique_ptr<MmioTransport>> MmioTransport::create(const char* name,
                                                              const GuestMemory& memory,
-                                                             Device& device, Interrupt& interrupt) {
+                                                             Device& device, Interrupt& interrupt,
+                                                             std::span<std::byte> page) {
   std::vector<EventFd> events;
   for (size_t i = 0; i < device.traits().queue_sizes.size(); i++)
     events.push_back(TRY_CONTEXT(name, EventFd::create()));
   return std::unique_ptr<MmioTransport>(
-      new MmioTransport(name, memory, device, interrupt, std::move(events)));
+      new MmioTransport(name, memory, device, interrupt, std::move(events), page));
 }
 
 MmioTransport::MmioTransport(const char* name, const GuestMemory& memory, Device& device,
-                             Interrupt& interrupt, std::vector<EventFd> notify_events)
+                             Interrupt& interrupt, std::vector<EventFd> notify_events,
+                             std::span<std::byte> page)
     : name_(name),
       memory_(memory),
       device_(device),
@@ -43,7 +47,12 @@ MmioTransport::MmioTransport(const char* name, const GuestMemory& memory, Device
       traits_(device.traits()),
       offered_features_(traits_.features | spec::kFeatureVersion1 | spec::kFeatureEventIndex |
                         spec::kFeatureIndirectDescriptors),
-      notify_events_(std::move(notify_events)) {
+      notify_events_(std::move(notify_events)),
+      own_page_(page.empty() ? kSize / sizeof(uint32_t) : 0),
+      page_(page.empty() ? std::as_writable_bytes(std::span(own_page_)) : page) {
+  assert(page_.size() == kSize && traits_.config_size <= kSize - spec::kRegisterConfig);
+  show_constants();
+  show_config();
   reset();
 }
 
@@ -52,14 +61,58 @@ MmioTransport::~MmioTransport() {
   stop_queues();
 }
 
+// --- What the guest reads ------------------------------------------------------------------------
+
+std::atomic_ref<uint32_t> MmioTransport::shown(uint64_t offset) const {
+  static_assert(std::endian::native == std::endian::little);
+  return std::atomic_ref(*reinterpret_cast<uint32_t*>(page_.data() + offset));
+}
+
+void MmioTransport::show(uint64_t offset, uint32_t value) const {
+  shown(offset).store(value, std::memory_order_release);
+}
+
+void MmioTransport::show_constants() {
+  show(spec::kRegisterMagic, spec::kMmioMagic);
+  show(spec::kRegisterVersion, spec::kMmioVersion);
+  show(spec::kRegisterDeviceId, traits_.device_id);
+  show(spec::kRegisterVendorId, kVendorId);
+  // There is no such region.
+  for (uint64_t offset :
+       {spec::kRegisterSharedMemoryLengthLow, spec::kRegisterSharedMemoryLengthHigh,
+        spec::kRegisterSharedMemoryBaseLow, spec::kRegisterSharedMemoryBaseHigh})
+    show(offset, UINT32_MAX);
+}
+
+// Under the lock: after anything under it has changed.
+void MmioTransport::show_changes() {
+  show(spec::kRegisterDeviceFeatures, half(offered_features_, device_features_select_));
+  const QueueConfig* queue = selected_queue();
+  show(spec::kRegisterQueueSizeMax, queue != nullptr ? traits_.queue_sizes[queue_select_] : 0);
+  show(spec::kRegisterQueueReady, queue != nullptr && queue->is_ready ? 1 : 0);
+  show(spec::kRegisterStatus, status_);
+  // Looked at after the store, which may have undone what broken() showed.
+  if (needs_reset_.load()) shown(spec::kRegisterStatus).fetch_or(spec::kStatusNeedsReset);
+}
+
+void MmioTransport::show_config() {
+  std::vector<uint8_t> bytes(kSize - spec::kRegisterConfig, uint8_t{0xff});
+  device_.read_config(0, std::span(bytes).first(traits_.config_size));
+  for (size_t i = 0; i < bytes.size(); i += sizeof(uint32_t)) {
+    uint32_t word;
+    std::memcpy(&word, &bytes[i], sizeof word);
+    show(spec::kRegisterConfig + i, word);
+  }
+}
+
 void MmioTransport::read(uint64_t offset, std::span<uint8_t> data) {
-  if (offset >= spec::kRegisterConfig) {
-    read_config(offset - spec::kRegisterConfig, data);
-  } else if (offset % 4 != 0 || data.size() != 4) {
-    std::fill(data.begin(), data.end(), uint8_t{0xff});
-  } else {
-    le32 value = read_register(offset);
-    std::memcpy(data.data(), &value, sizeof value);
+  std::fill(data.begin(), data.end(), uint8_t{0xff});
+  if (offset > kSize || data.size() > kSize - offset) return;
+  if (offset < spec::kRegisterConfig && (offset % 4 != 0 || data.size() != 4)) return;
+  for (size_t i = 0; i < data.size(); i++) {
+    const uint64_t at = offset + i;
+    const uint32_t word = shown(at & ~uint64_t{3}).load(std::memory_order_acquire);
+    data[i] = static_cast<uint8_t>(word >> (8 * (at % 4)));
   }
 }
 
@@ -73,58 +126,17 @@ void MmioTransport::write(uint64_t offset, std::span<const uint8_t> data) {
   }
 }
 
-void MmioTransport::read_config(uint64_t offset, std::span<uint8_t> data) {
-  std::fill(data.begin(), data.end(), uint8_t{0xff});
-  if (offset > traits_.config_size || data.size() > traits_.config_size - offset) return;
-  std::lock_guard lock(mutex_);
-  device_.read_config(static_cast<uint32_t>(offset), data);
-}
-
 void MmioTransport::write_config(uint64_t offset, std::span<const uint8_t> data) {
   if (offset > traits_.config_size || data.size() > traits_.config_size - offset) return;
   std::lock_guard lock(mutex_);
   device_.write_config(static_cast<uint32_t>(offset), data);
-}
-
-uint32_t MmioTransport::read_register(uint64_t offset) {
-  // Read for each interrupt: without the lock.
-  if (offset == spec::kRegisterInterruptStatus)
-    return interrupt_status_.load(std::memory_order_acquire);
-
-  std::lock_guard lock(mutex_);
-  switch (offset) {
-    case spec::kRegisterMagic:
-      return spec::kMmioMagic;
-    case spec::kRegisterVersion:
-      return spec::kMmioVersion;
-    case spec::kRegisterDeviceId:
-      return traits_.device_id;
-    case spec::kRegisterVendorId:
-      return kVendorId;
-    case spec::kRegisterDeviceFeatures:
-      return half(offered_features_, device_features_select_);
-    case spec::kRegisterQueueSizeMax:
-      return selected_queue() != nullptr ? traits_.queue_sizes[queue_select_] : 0;
-    case spec::kRegisterQueueReady:
-      return selected_queue() != nullptr && selected_queue()->is_ready ? 1 : 0;
-    case spec::kRegisterStatus:
-      return status_ | (needs_reset_.load(std::memory_order_acquire) ? spec::kStatusNeedsReset : 0);
-    case spec::kRegisterSharedMemoryLengthLow:
-    case spec::kRegisterSharedMemoryLengthHigh:
-    case spec::kRegisterSharedMemoryBaseLow:
-    case spec::kRegisterSharedMemoryBaseHigh:
-      return UINT32_MAX;  // there is no such region
-    case spec::kRegisterConfigGeneration:
-      return config_generation_.load(std::memory_order_acquire);
-    default:
-      return 0;
-  }
+  show_config();
 }
 
 void MmioTransport::write_register(uint64_t offset, uint32_t value) {
   // These come with each interrupt or notification: without the lock.
   if (offset == spec::kRegisterInterruptAcknowledge) {
-    interrupt_status_.fetch_and(~value, std::memory_order_acq_rel);
+    shown(spec::kRegisterInterruptStatus).fetch_and(~value);
     return;
   }
   if (offset == spec::kRegisterQueueNotify) {
@@ -172,8 +184,9 @@ void MmioTransport::write_register(uint64_t offset, uint32_t value) {
       write_queue_address(&QueueLayout::used, offset == spec::kRegisterQueueDeviceHigh, value);
       break;
     default:
-      break;
+      return;
   }
+  show_changes();
 }
 
 // The queue that the guest selected, if there is such a queue.
@@ -297,9 +310,9 @@ snapshot::SavedTransport MmioTransport::save() {
   saved.queue_select = queue_select_;
   saved.driver_features = driver_features_;
   saved.has_unknown_features = unknown_features_;
-  saved.needs_reset = needs_reset_.load(std::memory_order_acquire);
-  saved.interrupt_status = interrupt_status_.load(std::memory_order_acquire);
-  saved.config_generation = config_generation_.load(std::memory_order_acquire);
+  saved.needs_reset = needs_reset_.load();
+  saved.interrupt_status = shown(spec::kRegisterInterruptStatus).load();
+  saved.config_generation = shown(spec::kRegisterConfigGeneration).load();
   for (const QueueConfig& queue : queues_) {
     QueueState state = queue.paused.value_or(QueueState());
     saved.queues.push_back({queue.layout.size, queue.layout.descriptors.value(),
@@ -338,11 +351,10 @@ Result<void> MmioTransport::restore(const snapshot::SavedTransport& saved) {
   device_features_select_ = saved.device_features_select;
   driver_features_select_ = saved.driver_features_select;
   queue_select_ = saved.queue_select;
-  config_generation_.store(saved.config_generation, std::memory_order_release);
-  needs_reset_.store(saved.needs_reset, std::memory_order_release);
-  interrupt_status_.store(
-      saved.interrupt_status & (spec::kInterruptUsedBuffer | spec::kInterruptConfigChange),
-      std::memory_order_release);
+  show(spec::kRegisterConfigGeneration, saved.config_generation);
+  needs_reset_.store(saved.needs_reset);
+  show(spec::kRegisterInterruptStatus,
+       saved.interrupt_status & (spec::kInterruptUsedBuffer | spec::kInterruptConfigChange));
   for (size_t i = 0; i < queues_.size(); i++) {
     const snapshot::SavedQueue& from = saved.queues[i];
     if (from.is_running && (!from.is_ready || (status_ & spec::kStatusDriverOk) == 0))
@@ -353,6 +365,7 @@ Result<void> MmioTransport::restore(const snapshot::SavedTransport& saved) {
     if (from.is_running) queues_[i].paused = QueueState{from.next_available, from.next_used};
   }
   was_restored_ = true;
+  show_changes();
   return {};
 }
 
@@ -369,22 +382,25 @@ void MmioTransport::reset() {
   for (size_t i = 0; i < queues_.size(); i++) queues_[i].layout.size = traits_.queue_sizes[i];
   for (const EventFd& event : notify_events_) event.drain();
   // The device touches no queue any more, so nothing sets these again.
-  needs_reset_.store(false, std::memory_order_release);
-  interrupt_status_.store(0, std::memory_order_release);
+  needs_reset_.store(false);
+  show(spec::kRegisterInterruptStatus, 0);
+  show_changes();
 }
 
 void MmioTransport::raise(uint32_t interrupt_status) {
-  interrupt_status_.fetch_or(interrupt_status, std::memory_order_acq_rel);
+  shown(spec::kRegisterInterruptStatus).fetch_or(interrupt_status);
   interrupt_.raise();
 }
 
 void MmioTransport::configuration_changed() {
-  config_generation_.fetch_add(1, std::memory_order_acq_rel);
+  show_config();
+  shown(spec::kRegisterConfigGeneration).fetch_add(1);
   raise(spec::kInterruptConfigChange);
 }
 
 void MmioTransport::broken(const Error& error) {
-  if (needs_reset_.exchange(true, std::memory_order_acq_rel)) return;
+  if (needs_reset_.exchange(true)) return;
+  shown(spec::kRegisterStatus).fetch_or(spec::kStatusNeedsReset);
   if (complaints_.allow())
     log_warning("{}: stopped until the guest resets it: {}", name_, error.text());
   raise(spec::kInterruptConfigChange);

@@ -4,6 +4,9 @@
 // FEATURES_OK and DRIVER_OK; from then on until a reset the configuration is frozen. A driver that
 // breaks a queue gets DEVICE_NEEDS_RESET and a configuration interrupt, and one log line.
 //
+// What the guest can read lies in a page, which is kept true at every change. A guest that has that
+// page mapped, for reading only, leaves itself only when it writes.
+//
 // Left out: shared memory regions, RING_RESET, NOTIFICATION_DATA, legacy interfaces.
 #pragma once
 
@@ -31,10 +34,12 @@ class MmioTransport final : public BusDevice {
   // Bytes of address space: registers, then the device's configuration.
   static constexpr uint64_t kSize = 0x1000;
 
-  // `memory`, `device` and `interrupt` outlive the transport. `name` is for messages. Errors: no
-  // descriptors left.
+  // `memory`, `device`, `interrupt` and `page` outlive the transport. `page`: kSize bytes at a
+  // multiple of 4, which nobody else writes to; empty: one of its own. `name` is for messages.
+  // Errors: no descriptors left.
   static Result<std::unique_ptr<MmioTransport>> create(const char* name, const GuestMemory& memory,
-                                                       Device& device, Interrupt& interrupt);
+                                                       Device& device, Interrupt& interrupt,
+                                                       std::span<std::byte> page = {});
   // Stops the device.
   ~MmioTransport() override;
   MmioTransport(const MmioTransport&) = delete;
@@ -45,11 +50,12 @@ class MmioTransport final : public BusDevice {
   // as an access does the same.
   std::span<const EventFd> notify_events() const { return notify_events_; }
 
-  // BusDevice: any vCPU thread.
+  // BusDevice: any vCPU thread. Reads come here where the page is not mapped.
   void read(uint64_t offset, std::span<uint8_t> data) override;
   void write(uint64_t offset, std::span<const uint8_t> data) override;
 
-  // Tells the driver that the device's configuration space has changed. Any thread.
+  // Tells the driver that the device's configuration space has changed. Any thread, but not while
+  // the device changes it further.
   void configuration_changed();
 
   // Stops the running queues, keeping their progress, until resume(); for when the vCPUs stand
@@ -80,10 +86,14 @@ class MmioTransport final : public BusDevice {
   };
 
   MmioTransport(const char* name, const GuestMemory& memory, Device& device, Interrupt& interrupt,
-                std::vector<EventFd> notify_events);
-  uint32_t read_register(uint64_t offset);
+                std::vector<EventFd> notify_events, std::span<std::byte> page);
+  // A register as the guest reads it.
+  std::atomic_ref<uint32_t> shown(uint64_t offset) const;
+  void show(uint64_t offset, uint32_t value) const;
+  void show_constants();
+  void show_changes();
+  void show_config();
   void write_register(uint64_t offset, uint32_t value);
-  void read_config(uint64_t offset, std::span<uint8_t> data);
   void write_config(uint64_t offset, std::span<const uint8_t> data);
   QueueConfig* selected_queue();
   QueueConfig* configurable_queue();
@@ -108,11 +118,12 @@ class MmioTransport final : public BusDevice {
   const uint64_t offered_features_;
   const std::vector<EventFd> notify_events_;
 
-  // Without the lock, because the loop that runs a queue sets them while a vCPU thread that holds
-  // the lock may wait for that loop.
-  std::atomic<uint32_t> interrupt_status_{0};
+  std::vector<uint32_t> own_page_;  // empty: it was given one
+  const std::span<std::byte> page_;
+  // In the page alone are the interrupt status and the configuration's generation. These and this
+  // one change without the lock, because the loop that runs a queue sets them while a vCPU thread
+  // that holds the lock may wait for that loop.
   std::atomic<bool> needs_reset_{false};
-  std::atomic<uint32_t> config_generation_{0};
   RateLimit complaints_{4};
 
   std::mutex mutex_;

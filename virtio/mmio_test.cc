@@ -76,8 +76,8 @@ class TestDevice final : public Device {
 };
 
 struct Fixture {
-  Fixture()
-      : transport(MmioTransport::create("test", memory, device, interrupt).value()),
+  explicit Fixture(std::span<std::byte> page = {})
+      : transport(MmioTransport::create("test", memory, device, interrupt, page).value()),
         driver(*transport) {}
 
   void start(uint64_t features = kRingFeatures) { driver.start(features, {&first, &second}); }
@@ -123,6 +123,71 @@ TEST_CASE("requests made available before DRIVER_OK are served without a notific
   fixture.start();
   fixture.run();
   CHECK(fixture.first.take_used()->length == 7);
+}
+
+TEST_CASE("the page holds what is read, at every step of a driver") {
+  struct alignas(4096) Page {
+    std::array<std::byte, MmioTransport::kSize> bytes{};
+  };
+  auto page = std::make_unique<Page>();
+  Fixture fixture(page->bytes);
+  auto in_page = [&](uint64_t offset) {
+    uint32_t value;
+    std::memcpy(&value, page->bytes.data() + offset, sizeof value);
+    return value;
+  };
+  auto is_true = [&] {
+    for (uint64_t offset = 0; offset < MmioTransport::kSize; offset += 4)
+      if (in_page(offset) != fixture.driver.read(offset)) return false;
+    return true;
+  };
+  CHECK(in_page(spec::kRegisterMagic) == 0x74726976);
+  CHECK(in_page(spec::kRegisterConfig) == 0xa3a2a1a0);
+  CHECK(in_page(spec::kRegisterConfig + 12) == 0xffffffac);
+  CHECK(in_page(spec::kRegisterSharedMemoryLengthLow) == UINT32_MAX);
+  CHECK(is_true());
+  fixture.driver.write(spec::kRegisterDeviceFeaturesSelect, 1);
+  CHECK(in_page(spec::kRegisterDeviceFeatures) == spec::kFeatureVersion1 >> 32);
+  fixture.driver.write(spec::kRegisterDeviceFeaturesSelect, 2);
+  CHECK(in_page(spec::kRegisterDeviceFeatures) == 0);
+  fixture.driver.write(spec::kRegisterQueueSelect, 1);
+  CHECK(in_page(spec::kRegisterQueueSizeMax) == 16);
+  fixture.driver.write(spec::kRegisterQueueSelect, 2);
+  CHECK(in_page(spec::kRegisterQueueSizeMax) == 0);
+  fixture.start();
+  CHECK(in_page(spec::kRegisterStatus) == 0xf);
+  fixture.driver.write(spec::kRegisterQueueSelect, 0);
+  CHECK(in_page(spec::kRegisterQueueReady) == 1);
+  fixture.first.writable(7).submit();
+  fixture.driver.kick(0);
+  fixture.run();
+  CHECK(in_page(spec::kRegisterInterruptStatus) == spec::kInterruptUsedBuffer);
+  fixture.driver.write(spec::kRegisterInterruptAcknowledge, spec::kInterruptUsedBuffer);
+  CHECK(in_page(spec::kRegisterInterruptStatus) == 0);
+  fixture.device.config[0] = 0x11;
+  fixture.transport->configuration_changed();
+  CHECK(in_page(spec::kRegisterConfig) == 0xa3a2a111);
+  CHECK(in_page(spec::kRegisterConfigGeneration) == 1);
+  fixture.transport->write(spec::kRegisterConfig + 1, std::array<uint8_t, 1>{0x22});
+  CHECK(in_page(spec::kRegisterConfig) == 0xa3a22211);
+  fixture.first.raw_available_index(1000);
+  fixture.driver.kick(0);
+  fixture.run();
+  CHECK(in_page(spec::kRegisterStatus) == (0xf | spec::kStatusNeedsReset));
+  // Steps of a driver do not take that away.
+  fixture.driver.add_status(spec::kStatusFailed);
+  CHECK((in_page(spec::kRegisterStatus) & spec::kStatusNeedsReset) != 0);
+  CHECK(is_true());
+  snapshot::SavedTransport saved = fixture.transport->save();
+  fixture.driver.reset();
+  CHECK(in_page(spec::kRegisterStatus) == 0);
+  CHECK(in_page(spec::kRegisterInterruptStatus) == 0);
+  saved.interrupt_status = spec::kInterruptConfigChange;
+  REQUIRE(fixture.transport->restore(saved));
+  CHECK(in_page(spec::kRegisterStatus) == (0xf | spec::kStatusFailed | spec::kStatusNeedsReset));
+  CHECK(in_page(spec::kRegisterInterruptStatus) == spec::kInterruptConfigChange);
+  CHECK(in_page(spec::kRegisterConfigGeneration) == 1);
+  CHECK(is_true());
 }
 
 TEST_CASE("a changed configuration has a new generation and an interrupt of its own") {
@@ -495,11 +560,11 @@ TEST_CASE("V14: configuration accesses of every width at every offset stay insid
       std::array<uint8_t, 8> data{};
       uint64_t address = spec::kRegisterConfig + static_cast<uint64_t>(offset);
       fixture.transport->read(address, std::span(data).first(width));
-      bool inside = offset >= 0 && static_cast<uint64_t>(offset) + width <= kConfigSize;
       bool is_register = offset < 0 && address % 4 == 0 && width == 4;
       for (uint64_t i = 0; i < width; i++) {
-        uint8_t expected =
-            inside ? static_cast<uint8_t>(0xa0 + offset + static_cast<int64_t>(i)) : 0xff;
+        const int64_t at = offset + static_cast<int64_t>(i);
+        bool inside = offset >= 0 && at < kConfigSize;
+        uint8_t expected = inside ? static_cast<uint8_t>(0xa0 + at) : 0xff;
         CHECK((is_register || data[i] == expected));
       }
     }

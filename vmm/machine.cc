@@ -35,6 +35,14 @@ bool uses_device_tree(Description description, const boot::LoadedKernel& kernel)
   return description == Description::kDeviceTree;
 }
 
+// As many as add_virtio_devices() adds.
+size_t virtio_device_count(const protocol::vmm::Start& start) {
+  return start.disks.size() + 2 + (start.network ? 1 : 0);
+}
+
+static_assert(boot::kMmioSlotSize == virtio::MmioTransport::kSize &&
+              boot::kMmioSlotSize == RegisterPages::kPageSize);
+
 }  // namespace
 
 Result<std::unique_ptr<Machine>> Machine::create(protocol::vmm::Start start, int page_map,
@@ -63,6 +71,10 @@ Result<std::unique_ptr<Machine>> Machine::create(protocol::vmm::Start start, int
   for (const GuestMemory::Region& region : self->memory_.regions()) {
     TRY(self->vm_.set_memory_slot(slot++, region));
     if (slot == 1) self->steps_.done("first_memory_slot");
+  }
+  if (self->kvm_.capability(KVM_CAP_READONLY_MEM) > 0) {
+    self->register_pages_ = TRY(RegisterPages::create(virtio_device_count(start)));
+    TRY(self->vm_.set_read_only_slot(slot++, boot::kVirtioMmio, self->register_pages_.all()));
   }
   TRY(self->vm_.set_identity_map_address(boot::kIdentityMap));
   TRY(self->vm_.set_tss_address(boot::kTaskStateSegment));
@@ -277,7 +289,8 @@ Result<void> Machine::add_virtio(const char* name, std::unique_ptr<virtio::Devic
   entry.name = name;
   entry.line = TRY(add_interrupt(pin));
   entry.device = std::move(device);
-  entry.transport = TRY(virtio::MmioTransport::create(name, memory_, *entry.device, *entry.line));
+  entry.transport = TRY(virtio::MmioTransport::create(name, memory_, *entry.device, *entry.line,
+                                                      register_pages_.page(index)));
   uint32_t queue = 0;
   for (const EventFd& event : entry.transport->notify_events())
     TRY(vm_.add_ioeventfd(*address.offset(virtio::spec::kRegisterQueueNotify), queue++,

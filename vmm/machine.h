@@ -16,6 +16,7 @@
 #include "devices/serial.h"
 #include "kvm/vcpu.h"
 #include "memory/guest_memory.h"
+#include "memory/register_pages.h"
 #include "protocol/vmm.h"
 #include "snapshot/state.h"
 #include "virtio/block/block.h"
@@ -119,6 +120,7 @@ class Machine final : PowerEvents {
   const int page_map_;
   StartSteps steps_;
   GuestMemory memory_;
+  RegisterPages register_pages_;  // of the virtio devices; none: each read of one is an exit
   kvm::Kvm kvm_;
   kvm::Vm vm_;
   std::vector<kvm::Vcpu> vcpus_;         // until their threads own them

@@ -426,7 +426,8 @@ TEST_CASE(
   CHECK(run->marks[2].kind == MarkKind::kInit);
   CHECK(run->counter("user_exits_until_init") == 1);
   CHECK(run->counter("user_exits_until_init/port/0x2e0") == 1);
-  CHECK(run->counter("user_exits") == 3);
+  // The guest has looked for the device, too: reading its registers is no exit.
+  CHECK(run->counter("user_exits") == 2);
 }
 
 TEST_CASE(
