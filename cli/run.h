@@ -33,6 +33,7 @@ struct RunArguments {
   std::vector<DiskArgument> disks;
   std::string image = "core";
   bool console = false;
+  bool entropy_device = false;
   bool timings = false;
   bool json = false;
   std::vector<std::string> command;

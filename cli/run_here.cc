@@ -121,6 +121,7 @@ void Run::start(ConsoleStreams& console) {
   options.kernel = kernel.c_str();
   options.initramfs = initramfs.empty() ? nullptr : initramfs.c_str();
   options.command_line = words.c_str();
+  options.entropy_device = arguments_.entropy_device;
   options.disks = disk_pointers.data();
   options.disk_count = disk_pointers.size();
   options.scratch_directory = scratch.c_str();

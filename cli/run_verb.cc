@@ -191,6 +191,8 @@ void add_run(Program& program) {
   auto arguments = std::make_shared<RunArguments>();
   add_machine_options(*verb, *arguments);
   add_command_options(*verb, *arguments);
+  verb->add_flag("--entropy-device", arguments->entropy_device,
+                 "Give the machine a virtio-rng device, /dev/hwrng; its kernel is seeded without");
   verb->add_flag("--console", arguments->console,
                  "Show the machine's serial console: beside a command on standard error, else on "
                  "standard output, with standard input to it (Ctrl-] ends)");

@@ -200,6 +200,7 @@ int read_vm_options(const hutch_vm_options* given, VmOptions* out, hutch_error**
   out->initramfs = text(options.initramfs);
   out->command_line = text(options.command_line);
   out->pit = options.pit != 0;
+  out->entropy_device = options.entropy_device != 0;
   out->scratch_directory =
       options.scratch_directory != nullptr ? options.scratch_directory : "/var/tmp";
   out->agent = options.no_agent == 0;

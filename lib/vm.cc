@@ -117,6 +117,7 @@ Result<void> Vm::launch() {
   start.description = options_.description;
   start.command_line = options_.command_line;
   start.pit = options_.pit;
+  start.entropy_device = options_.entropy_device;
   start.kvm = TRY(open_kvm(options_.kvm_path));
   if (options_.restore) {
     start.restore = TRY_CONTEXT("the saved machine", open_saved());

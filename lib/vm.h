@@ -45,6 +45,7 @@ struct VmOptions {
   std::string command_line;
   protocol::vmm::Description description = protocol::vmm::Description::kAuto;
   bool pit = false;
+  bool entropy_device = false;
   std::vector<VmDisk> disks;
   std::string scratch_directory;
   bool agent = true;

@@ -5,7 +5,7 @@
 namespace hutch::protocol::vmm {
 namespace {
 
-enum StartFlag : uint8_t {
+enum StartFlag : uint32_t {
   kHasPit = 1,
   kHasInitramfs = 2,
   kHasAgent = 4,
@@ -14,6 +14,7 @@ enum StartFlag : uint8_t {
   kHasNetwork = 32,
   kHasIpv6 = 64,
   kIsRestore = 128,
+  kHasEntropyDevice = 256,
 };
 
 constexpr size_t kMaxCounters = 4096;
@@ -91,7 +92,7 @@ const char* name(EndReason reason) {
 }
 
 Packet encode(const Start& message) {
-  uint8_t flags = 0;
+  uint32_t flags = 0;
   std::vector<int> fds{message.kvm.get()};
   if (!message.restore) fds.push_back(message.kernel.get());
   auto optional = [&](const Fd& fd, StartFlag flag) {
@@ -100,6 +101,7 @@ Packet encode(const Start& message) {
     fds.push_back(fd.get());
   };
   if (message.pit) flags |= kHasPit;
+  if (message.entropy_device) flags |= kHasEntropyDevice;
   if (message.network) flags |= kHasNetwork;
   if (message.network && message.network->ipv6) flags |= kHasIpv6;
   if (message.restore) flags |= kIsRestore;
@@ -112,7 +114,7 @@ Packet encode(const Start& message) {
   out.u32(message.cpus)
       .u64(message.memory)
       .u8(static_cast<uint8_t>(message.description))
-      .u8(flags)
+      .u32(flags)
       .string(message.command_line)
       .u32(static_cast<uint32_t>(message.disks.size()));
   for (const Disk& disk : message.disks) {
@@ -143,7 +145,7 @@ Result<Start> decode_start(std::span<const std::byte> bytes, std::vector<Fd> fds
   message.cpus = in.u32();
   message.memory = in.u64();
   uint8_t description = in.u8();
-  uint8_t flags = in.u8();
+  uint32_t flags = in.u32();
   message.command_line = in.string();
   uint32_t disks = in.u32();
   if (disks > kMaxDisks) return fail(fmt::format("{} disks; at most {} fit", disks, kMaxDisks));
@@ -174,6 +176,7 @@ Result<Start> decode_start(std::span<const std::byte> bytes, std::vector<Fd> fds
                             kMaxCommandLine));
   message.description = static_cast<Description>(description);
   message.pit = (flags & kHasPit) != 0;
+  message.entropy_device = (flags & kHasEntropyDevice) != 0;
   message.kvm = TRY(take_fd());
   if (!message.restore) message.kernel = TRY(take_fd());
   if (flags & kHasInitramfs) message.initramfs = TRY(take_fd());

@@ -104,6 +104,7 @@ struct Start {
   Description description = Description::kAuto;
   std::string command_line;        // of the kernel; the VMM adds what describes the machine
   bool pit = false;                // an emulated 8254 timer also beside a device tree
+  bool entropy_device = false;     // virtio-rng
   Fd kvm;                          // an open /dev/kvm
   Fd kernel;                       // ELF vmlinux or bzImage; not with `restore`
   Fd initramfs;                    // optional

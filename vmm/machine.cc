@@ -37,7 +37,7 @@ bool uses_device_tree(Description description, const boot::LoadedKernel& kernel)
 
 // As many as add_virtio_devices() adds.
 size_t virtio_device_count(const protocol::vmm::Start& start) {
-  return start.disks.size() + 2 + (start.network ? 1 : 0);
+  return start.disks.size() + 1 + (start.entropy_device ? 1 : 0) + (start.network ? 1 : 0);
 }
 
 static_assert(boot::kMmioSlotSize == virtio::MmioTransport::kSize &&
@@ -272,7 +272,7 @@ Result<void> Machine::add_virtio_devices(protocol::vmm::Start& start) {
     vsock_->offer(protocol::agent::kHostPort, std::move(start.agent),
                   [this] { post_mark(MarkKind::kAgent); });
   TRY(add_virtio("vsock", std::move(vsock)));
-  TRY(add_virtio("rng", std::make_unique<virtio::Rng>(loop_)));
+  if (start.entropy_device) TRY(add_virtio("rng", std::make_unique<virtio::Rng>(loop_)));
   if (start.network) {
     network_ = TRY_CONTEXT("the network", GuestNetwork::start(*std::move(start.network)));
     TRY(add_virtio("net", network_->take_device()));

@@ -325,7 +325,7 @@ TEST_CASE("a saved machine of another shape, key or host is refused before it ru
   start = from(files);
   start.disks.push_back({Fd(::memfd_create("disk", MFD_CLOEXEC)), false, "test"});
   REQUIRE(::ftruncate(start.disks[0].file.get(), 1 << 20) == 0);
-  CHECK(refused(std::move(start)) == "the saved machine: it has 2 devices, 3 were given");
+  CHECK(refused(std::move(start)) == "the saved machine: it has 1 devices, 2 were given");
   start = from(files);
   start.restore->memory = Fd(::memfd_create("short", MFD_CLOEXEC));
   CHECK(refused(std::move(start)).find("the saved memory has 0 bytes") != std::string::npos);

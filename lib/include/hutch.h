@@ -287,6 +287,9 @@ typedef struct hutch_vm_options {
    * and before what hutch_agent_freeze had stopped runs again; what was not stopped runs on at
    * once. */
   const hutch_saved_machine* restore;
+  /* A virtio-rng device. Kernels get a seed from the host at the start without it, and an agent
+   * more before its first task. */
+  int entropy_device;
 } hutch_vm_options;
 
 /* Starts a machine: returns as soon as its VMM has been given all that it needs. */

@@ -29,5 +29,10 @@ def tests(tap):
         before = second.read_bytes()
         result = guest("--disk", f"{second}:ro", "--", "sh", "-c", "dd if=/dev/zero of=/dev/vdc bs=4096 count=1 oflag=direct")
         tap.check("a read-only disk cannot be written", result.code != 0 and second.read_bytes() == before, result)
+        available = "cat /sys/class/misc/hw_random/rng_available"
+        result = guest("--entropy-device", "--", "sh", "-c", f"{available}; head -c 8 /dev/hwrng | wc -c")
+        tap.check("an entropy device is there on request", "virtio_rng" in result.text and result.text.split()[-1] == "8", result)
+        result = guest("--", "sh", "-c", f"{available}; dmesg | grep -c 'crng init done'")
+        tap.equal("else there is none, and random numbers all the same", result.text.split(), ["none", "1"], result)
         result = hutch("run", "--disk", f"{folder}/missing.img", "--", "true")
         tap.check("a missing disk is 125 and named", result.code == 125 and "missing.img" in result.errors, result)

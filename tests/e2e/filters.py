@@ -133,7 +133,7 @@ def tests(tap):
         os.truncate(disk, 16 << 20)
         share = traced_share(folder, trace)
         worked = harness.guest(
-            "--console", "--boot-timeout", "3m", "--timings", "--disk", disk, "--", "sh", "-c", WORK, stdin=bytes(1_000_000),
+            "--console", "--entropy-device", "--boot-timeout", "3m", "--timings", "--disk", disk, "--", "sh", "-c", WORK, stdin=bytes(1_000_000),
             env=harness.environment(HUTCH_SHARE=str(share)))
         tap.equal("a guest uses its devices while it is traced", worked.code, 0, worked)
         traces = [tiny, trace, *broker_traces(tap, folder)]

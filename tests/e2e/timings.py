@@ -28,6 +28,6 @@ def tests(tap):
     else:
         tap.check("system calls are counted", 20 < syscalls < 1000, syscalls)
     gate = (counts.get("user_exits_until_init") or {}).get("total", 10**9)
-    tap.check("gate: at most 300 exits to user space until init", gate <= 300, gate)
+    tap.check("gate: at most 100 exits to user space until init", gate <= 100, gate)
     tap.check("gate: the VMM has at most 8 MiB beyond the guest's memory", (report.get("vmm_kib") or 10**9) <= 8192, report.get("vmm_kib"))
     return report
