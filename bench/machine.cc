@@ -165,8 +165,10 @@ uint64_t Machine::private_kib() const {
   std::ifstream rollup(fmt::format("/proc/{}/smaps_rollup", hutch_vm_process_id(vm_)));
   uint64_t sum = 0;
   for (std::string line; std::getline(rollup, line);)
-    // What is clean is the template's, though nobody else may have it mapped just now.
-    if (line.starts_with("Private_Dirty")) sum += std::stoull(line.substr(line.find(':') + 1));
+    // Pages of the template count as private when nobody else has them mapped just now, and as dirty
+    // when they were never on a disk; a page that was copied, because it was written to, is anonymous.
+    if (line.starts_with("Anonymous:") || line.starts_with("Swap:"))
+      sum += std::stoull(line.substr(line.find(':') + 1));
   return sum;
 }
 
