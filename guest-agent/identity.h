@@ -13,6 +13,10 @@ namespace hutch::agent {
 
 // Writes /etc/machine-id, and /run/machine-id where there is one.
 Result<void> renew_machine_id(const std::string& root, const std::string& machine_id);
+// Writes /etc/hostname, and in /etc/hosts the name in the place of the one that was there, so that
+// it stands for an address; in place of none, a line more. A file of hosts that is none, or larger
+// than 1 MiB, stays as it is.
+Result<void> rename_host(const std::string& root, const std::string& name);
 // Lets /proc/sys/kernel/random/boot_id of the running system say `boot_id`: a file in /run, a
 // tmpfs, is mounted over it. A container with a /proc of its own still sees the kernel's.
 Result<void> renew_boot_id(const std::string& boot_id);

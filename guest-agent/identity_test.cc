@@ -103,6 +103,52 @@ TEST_CASE("a machine without the files has nothing to renew, and one that cannot
   CHECK(failed.error().message.find("replacing") == 0);
 }
 
+TEST_CASE("a machine's new name stands for an address in the place of its old one") {
+  Folder root;
+  root.write("etc/hostname", "hutch\n");
+  root.write("etc/hosts",
+             "127.0.0.1 localhost hutch\n# hutch\n\n::1\tlocalhost hutch hutchx # hutch\nhutch x");
+  REQUIRE(rename_host(root.path(), "new-name"));
+  CHECK(root.read("etc/hostname") == "new-name\n");
+  CHECK(
+      root.read("etc/hosts") ==
+      "127.0.0.1 localhost new-name\n# hutch\n\n::1\tlocalhost new-name hutchx # hutch\nhutch x\n");
+  struct stat status {};
+  REQUIRE(::stat((root.path() + "/etc/hosts").c_str(), &status) == 0);
+  CHECK((status.st_mode & 07777) == 0644);
+  // The same name changes nothing, not even the file.
+  const ino_t before = status.st_ino;
+  REQUIRE(rename_host(root.path(), "new-name"));
+  REQUIRE(::stat((root.path() + "/etc/hosts").c_str(), &status) == 0);
+  CHECK(status.st_ino == before);
+  // A user has made one of their own of it.
+  root.write("etc/hosts", "127.0.0.1 localhost\n");
+  REQUIRE(rename_host(root.path(), "third"));
+  CHECK(root.read("etc/hosts") == "127.0.0.1 localhost\n127.0.1.1 third\n");
+}
+
+TEST_CASE("a machine's files of names may be anything") {
+  Folder root;
+  REQUIRE(rename_host(root.path(), "name"));
+  CHECK_FALSE(root.has("etc"));
+  root.write("elsewhere", "kept");
+  root.write("etc/file", "");
+  REQUIRE(::symlink("../elsewhere", (root.path() + "/etc/hostname").c_str()) == 0);
+  REQUIRE(::mkfifo((root.path() + "/etc/hosts").c_str(), 0644) == 0);
+  REQUIRE(rename_host(root.path(), "name"));
+  CHECK(root.read("elsewhere") == "kept");
+  CHECK(root.read("etc/hostname") == "name\n");
+  struct stat status {};
+  REQUIRE(::stat((root.path() + "/etc/hosts").c_str(), &status) == 0);
+  CHECK(S_ISFIFO(status.st_mode));
+  REQUIRE(::unlink((root.path() + "/etc/hosts").c_str()) == 0);
+  REQUIRE(rename_host(root.path(), "second"));
+  CHECK(root.read("etc/hosts") == "127.0.1.1 second\n");
+  root.write("etc/hosts", std::string((1 << 20) + 1, 'x'));
+  REQUIRE(rename_host(root.path(), "other"));
+  CHECK(std::filesystem::file_size(root.path() + "/etc/hosts") == (1 << 20) + 1);
+}
+
 TEST_CASE("the keys of an SSH server go, its settings stay") {
   Folder root;
   root.write("etc/ssh/ssh_host_ed25519_key", "secret");

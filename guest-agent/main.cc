@@ -123,8 +123,9 @@ Result<std::optional<ShutdownKind>> run_guest() {
   TRY(protect_from_memory_killer());
   apply_settings();
   bool has_cgroups = ::access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0;
-  auto server = TRY(Server::create({.token = "", .owns_system = true, .ipv6 = options.ipv6},
-                                   has_cgroups ? kCgroupMount : "", std::move(program)));
+  auto server = TRY(
+      Server::create({.token = "", .owns_system = true, .ipv6 = options.ipv6, .owns_files = true},
+                     has_cgroups ? kCgroupMount : "", std::move(program)));
   return server->serve(std::move(host), [] { return dial_host(kRedialLimit); });
 }
 

@@ -163,7 +163,7 @@ Result<void> Session::welcome(const Hello& hello) {
   greeted_ = true;
   Operation* service = has_returned ? keep_service(hello.adopt) : nullptr;
   if (options_.owns_system) {
-    Applied applied = apply_hello(hello, options_.ipv6);
+    Applied applied = apply_hello(hello, options_.ipv6, options_.owns_files);
     reply.reseeded = applied.reseeded;
     reply.problem = std::move(applied.problem);
   }

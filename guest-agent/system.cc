@@ -199,7 +199,7 @@ Result<Fd> start_clock_interrupts() {
   return clock;
 }
 
-Applied apply_hello(const protocol::agent::Hello& hello, bool ipv6) {
+Applied apply_hello(const protocol::agent::Hello& hello, bool ipv6, bool owns_files) {
   Applied applied;
   if (!hello.entropy.empty()) {
     auto added = add_entropy(hello.entropy);
@@ -212,6 +212,9 @@ Applied apply_hello(const protocol::agent::Hello& hello, bool ipv6) {
   }
   if (!hello.hostname.empty() && ::sethostname(hello.hostname.data(), hello.hostname.size()) < 0)
     log_warning("setting the host name {}: errno {}", hello.hostname, errno);
+  if (!hello.hostname.empty() && owns_files)
+    if (Result<void> renamed = rename_host("", hello.hostname); !renamed)
+      log_warning("{}", renamed.error().text());
   auto note = [&](const Result<void>& done) {
     if (done) return;
     if (!applied.problem.empty()) applied.problem += "; ";

@@ -36,7 +36,7 @@ struct Applied {
 };
 // Sets what `hello` carries. Entropy comes first, and one that does not arrive ends the agent: two
 // sandboxes must never share their randomness. Of the clock and the host name a failure is logged,
-// for the sandbox works without.
-Applied apply_hello(const protocol::agent::Hello& hello, bool ipv6);
+// for the sandbox works without. `owns_files`: the host name is written to files as well.
+Applied apply_hello(const protocol::agent::Hello& hello, bool ipv6, bool owns_files);
 
 }  // namespace hutch::agent

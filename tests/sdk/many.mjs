@@ -36,16 +36,18 @@ await check("each keeps what is its own", async () => {
 await check("no two of them are alike", async () => {
   const script = `echo "$(cat /etc/machine-id)"; cat /proc/sys/kernel/random/boot_id
     head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'; echo
-    printenv DENO_SANDBOX_ID`;
+    printenv DENO_SANDBOX_ID; hostname; getent hosts $(hostname) | wc -l`;
   const seen = await Promise.all(all.map((sandbox) => sandbox.sh`sh -c ${script}`.text()));
   const lines = seen.map((text) => text.replace(/\n$/, "").split("\n"));
-  assert.ok(lines.every((line) => line.length === 4), JSON.stringify(lines));
-  for (let i = 1; i < 4; i++) assert.equal(new Set(lines.map((line) => line[i])).size, COUNT, lines.map((line) => line[i]).join(" "));
+  assert.ok(lines.every((line) => line.length === 6), JSON.stringify(lines));
+  for (let i = 1; i < 5; i++) assert.equal(new Set(lines.map((line) => line[i])).size, COUNT, lines.map((line) => line[i]).join(" "));
   // The image has none, and the few that booted got none.
   const ids = lines.map((line) => line[0]).filter((id) => id !== "");
   assert.equal(new Set(ids).size, ids.length, ids.join(" "));
   assert.ok(ids.length >= COUNT - 4 && ids.every((id) => /^[0-9a-f]{32}$/.test(id)), ids.join(" "));
   assert.deepEqual(lines.map((line) => line[3]), all.map(({ id }) => id));
+  assert.deepEqual(lines.map((line) => line[4]), all.map(({ id }) => id.replaceAll("_", "-")));
+  assert.ok(lines.every((line) => line[5] === "1"), JSON.stringify(lines));
 });
 await check("their clocks go right", async () => {
   const before = Date.now();
