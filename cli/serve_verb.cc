@@ -1,4 +1,4 @@
-// The verbs `serve`, `env`, `token`, `policy` and `net`, which the program hutch-serve does.
+// The verb `serve` and those that speak with the server, which the program hutch-serve does.
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -83,6 +83,9 @@ void add_serve(Program& program) {
   do_with_words(program, *serve_options::add_env(program.app).app, become_server);
   serve_options::NetworkVerbs network = serve_options::add_network(program.app);
   for (CLI::App* verb : {network.show, network.set, network.net, network.verify})
+    do_with_words(program, *verb, become_server);
+  serve_options::LifeVerbs life = serve_options::add_life(program.app);
+  for (CLI::App* verb : {life.fork, life.pause, life.resume})
     do_with_words(program, *verb, become_server);
   serve_options::TokenVerb token = serve_options::add_token(program.app);
   for (CLI::App* verb : {token.create, token.list, token.revoke})

@@ -16,6 +16,7 @@
 #include <stdexcept>
 
 #include "control/data_folder.h"
+#include "control/ids.h"
 
 namespace hutch::control {
 namespace {
@@ -164,6 +165,12 @@ Endpoint find_endpoint(const std::string& data_folder) {
   endpoint.token = token;
   endpoint.authority = authority;
   return endpoint;
+}
+
+std::string sandbox_path(const std::string& id, const char* what) {
+  if (!is_sandbox_id(id))
+    throw std::runtime_error(fmt::format("\"{}\" is no id of a sandbox, such as sbx_loc_...", id));
+  return fmt::format("/api/v3/sandbox/{}/{}", id, what);
 }
 
 nlohmann::json ApiClient::ask(const std::string& method, const std::string& target,

@@ -23,6 +23,9 @@ Endpoint find_endpoint(const std::string& data_folder);
 // Of an http or https URL without a path, whose port may be missing. Throws std::runtime_error.
 Endpoint parse_endpoint(const std::string& url);
 
+// The path of a part of a sandbox; throws std::runtime_error when `id` is none.
+std::string sandbox_path(const std::string& id, const char* what);
+
 class ApiClient {
  public:
   explicit ApiClient(Endpoint endpoint) : endpoint_(std::move(endpoint)) {}
@@ -31,6 +34,9 @@ class ApiClient {
   nlohmann::json get(const std::string& target) const { return ask("GET", target, ""); }
   nlohmann::json put(const std::string& target, const nlohmann::json& body) const {
     return ask("PUT", target, body.dump());
+  }
+  nlohmann::json post(const std::string& target, const nlohmann::json& body) const {
+    return ask("POST", target, body.dump());
   }
 
  private:

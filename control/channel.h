@@ -83,6 +83,10 @@ class Guest {
   // that fails, also because the machine ends, and the log says why; never from inside this call.
   using Saved = std::function<void(std::shared_ptr<const Template> saved)>;
   virtual void save(Saved done) = 0;
+  // Stops its processors and devices where they are, or lets them go on. Called when it serves, and
+  // not while it is being saved or the last call is not answered. `done` gets whether it did, or
+  // the log says why not; never from inside this call.
+  virtual void set_paused(bool paused, std::function<void(bool good)> done) = 0;
   // As a power cut; on_ended() follows.
   virtual void end() = 0;
 };

@@ -11,5 +11,6 @@ void add_serve(CLI::App& app, std::function<int()>& action);
 void add_env(CLI::App& app, std::function<int()>& action);
 void add_token(CLI::App& app, std::function<int()>& action);
 void add_network(CLI::App& app, std::function<int()>& action);
+void add_life(CLI::App& app, std::function<int()>& action);
 
 }  // namespace hutch::control

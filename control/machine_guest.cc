@@ -114,6 +114,7 @@ class MachineGuest final : public Guest {
   std::unique_ptr<Channel> open_channel(ChannelEvents& events, uint64_t stream_base) override;
   void set_policy(const policy::Policy& policy) override;
   void save(Saved done) override;
+  void set_paused(bool paused, std::function<void(bool good)> done) override;
   void end() override;
 
  private:
@@ -138,6 +139,7 @@ class MachineGuest final : public Guest {
   void save_next();
   void finish_save(std::shared_ptr<const Template> saved);
   void thaw();
+  void answer_pause(bool good);
   void stop();
   bool handle_channel(MachineChannel& channel, const EventHandle& event);
   bool finish(const std::string& reason);
@@ -155,11 +157,12 @@ class MachineGuest final : public Guest {
   asio::posix::stream_descriptor ready_;
   const bool is_copy_;  // goes on with what ran in another
   bool is_fork_ = false;
-  bool serves_ = false;           // on_ready() was called
-  bool is_ending_ = false;        // it was asked to
-  std::unique_ptr<Draft> draft_;  // while it is being saved
-  bool is_good_ = false;          // what is being saved
-  std::deque<Saved> saves_;       // asked for; the first one is under way
+  bool serves_ = false;                // on_ready() was called
+  bool is_ending_ = false;             // it was asked to
+  std::unique_ptr<Draft> draft_;       // while it is being saved
+  bool is_good_ = false;               // what is being saved
+  std::deque<Saved> saves_;            // asked for; the first one is under way
+  std::function<void(bool)> pausing_;  // set_paused() is under way
   hutch_task service_ = 0;
   std::string service_output_;
   bool service_ready_ = false;
@@ -257,7 +260,10 @@ void MachineGuest::start(const Template* from) {
   machine.disk_count = 2;
   machine.scratch_directory = parts_.scratch.c_str();
   machine.agent_timeout_ms = static_cast<uint32_t>(config_.boot_timeout_s * 1000);
-  machine.host_name = "hutch";
+  // As a host may be called: no underscores.
+  std::string host_name = id_;
+  std::ranges::replace(host_name, '_', '-');
+  machine.host_name = host_name.c_str();
   machine.log_fd = STDERR_FILENO;
   machine.vmm_path = parts_.vmm.c_str();
   machine.end_with_thread = 1;
@@ -294,6 +300,7 @@ MachineGuest::~MachineGuest() {
   *gone_ = true;
   for (const auto& [task, channel] : channels_) channel->guest_ = nullptr;
   if (draft_ && saves_.empty()) templates_.give_up(shape_, std::move(draft_));
+  answer_pause(false);
   for (Saved& done : saves_)
     asio::post(ready_.get_executor(), [done = std::move(done)] { done(nullptr); });
   hutch_vm_free(vm_);
@@ -490,9 +497,23 @@ bool MachineGuest::on_frozen(const std::string& problem) {
   return true;
 }
 
+void MachineGuest::set_paused(bool paused, std::function<void(bool)> done) {
+  pausing_ = std::move(done);
+  hutch_error* error = nullptr;
+  if ((paused ? hutch_vm_pause : hutch_vm_resume)(vm_, &error) == HUTCH_OK) return;
+  log_warning("{}: cannot be {}: {}", id_, paused ? "paused" : "resumed", take_text(error));
+  answer_pause(false);
+}
+
+void MachineGuest::answer_pause(bool good) {
+  if (auto done = std::exchange(pausing_, nullptr))
+    asio::post(ready_.get_executor(), [done = std::move(done), good] { done(good); });
+}
+
 // It stands still.
 bool MachineGuest::on_paused() {
   hutch_error* error = nullptr;
+  answer_pause(true);
   if (draft_ == nullptr) return true;
   if (hutch_vm_save(vm_, draft_->memory.get(), draft_->state.get(), templates_.key().data(),
                     &error) == HUTCH_OK)
@@ -516,6 +537,7 @@ bool MachineGuest::on_saved(bool good) {
 }
 
 bool MachineGuest::on_resumed() {
+  answer_pause(true);
   if (!saves_.empty()) {
     thaw();
     finish_save(is_good_ ? templates_.finish_own(std::move(draft_)) : nullptr);

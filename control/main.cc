@@ -1,4 +1,4 @@
-// hutch-serve: the control plane. `hutch serve`, `env`, `token`, `policy` and `net` run it.
+// hutch-serve: the control plane. `hutch serve` and the verbs that speak with it run it.
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -24,6 +24,7 @@ int main(int count, char** words) {
   hutch::control::add_env(app, action);
   hutch::control::add_token(app, action);
   hutch::control::add_network(app, action);
+  hutch::control::add_life(app, action);
   try {
     app.parse(count, words);
     return action();

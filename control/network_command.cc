@@ -27,13 +27,6 @@ ApiClient client(const NetworkArguments& arguments) {
   return ApiClient(find_endpoint(load_config(arguments.config).data_folder));
 }
 
-std::string path(const NetworkArguments& arguments, const char* what) {
-  if (!is_sandbox_id(arguments.id))
-    throw std::runtime_error(
-        fmt::format("\"{}\" is no id of a sandbox, such as sbx_loc_...", arguments.id));
-  return fmt::format("/api/v3/sandbox/{}/{}", arguments.id, what);
-}
-
 int print_policy(const json& policy, bool as_json) {
   if (as_json) {
     fmt::print("{}\n", policy.dump());
@@ -46,7 +39,7 @@ int print_policy(const json& policy, bool as_json) {
 }
 
 int show_policy(const NetworkArguments& arguments) {
-  return print_policy(client(arguments).get(path(arguments, "policy")), arguments.json);
+  return print_policy(client(arguments).get(sandbox_path(arguments.id, "policy")), arguments.json);
 }
 
 int set_policy(const NetworkArguments& arguments) {
@@ -58,7 +51,8 @@ int set_policy(const NetworkArguments& arguments) {
   } else {
     body["allow_net"] = arguments.hosts;
   }
-  return print_policy(client(arguments).put(path(arguments, "policy"), body), arguments.json);
+  return print_policy(client(arguments).put(sandbox_path(arguments.id, "policy"), body),
+                      arguments.json);
 }
 
 std::string time_text(uint64_t unix_ms) {
@@ -96,8 +90,9 @@ int follow(const NetworkArguments& arguments) {
   ApiClient server = client(arguments);
   uint64_t from = 0;
   for (;;) {
-    json answer = server.get(fmt::format("{}?from={}&wait_s={}", path(arguments, "network"), from,
-                                         arguments.no_follow ? 0 : kWaitSeconds));
+    json answer =
+        server.get(fmt::format("{}?from={}&wait_s={}", sandbox_path(arguments.id, "network"), from,
+                               arguments.no_follow ? 0 : kWaitSeconds));
     for (const json& line : answer.at("lines")) {
       std::string text = line.get<std::string>();
       fmt::print("{}\n", arguments.json ? text : readable(text));
@@ -116,7 +111,8 @@ std::string whole_log(const NetworkArguments& arguments) {
   ApiClient server = client(arguments);
   std::string text;
   for (uint64_t from = 0;; from = text.size()) {
-    json answer = server.get(fmt::format("{}?from={}", path(arguments, "network"), from));
+    json answer =
+        server.get(fmt::format("{}?from={}", sandbox_path(arguments.id, "network"), from));
     for (const json& line : answer.at("lines")) text += line.get<std::string>() + "\n";
     if (text.size() == from) return text;
     if (text.size() > kMaxLog) throw std::runtime_error("the log is longer than 1 GiB");

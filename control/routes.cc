@@ -136,6 +136,57 @@ void extend_sandbox(const Call& call, Answer answer) {
   answer(json_response({{"stop_at_ms", stop}}));
 }
 
+// Waits for several sandboxes; the first Problem ends them all and is the answer.
+struct Forking {
+  std::vector<std::shared_ptr<Sandbox>> forks;
+  size_t missing = 0;
+  Answer answer;
+
+  void settled(const Problem* problem) {
+    if (!answer) return;
+    if (problem != nullptr) {
+      ApiResponse response = problem_response(*problem);
+      for (const std::shared_ptr<Sandbox>& fork : forks) fork->end("not all forks came to be");
+      return std::exchange(answer, nullptr)(std::move(response));
+    }
+    if (--missing > 0) return;
+    json ids = json::array();
+    for (const std::shared_ptr<Sandbox>& fork : forks) ids.push_back(fork->id());
+    std::exchange(answer, nullptr)(json_response({{"ids", ids}}));
+  }
+};
+
+void fork_sandbox(const Call& call, Answer answer) {
+  constexpr int64_t kMostForks = 1000;
+  json body = json::parse(call.request.body, nullptr, false);
+  json count = body.is_object() ? body.value("count", json(1)) : json();
+  json stop = body.is_object() && body.contains("stop_at_ms") ? body["stop_at_ms"] : json();
+  // Without a deadline a sandbox ends with its creator's connection, of which there is none here.
+  if (!count.is_number_integer() || count < 1 || count > kMostForks || !stop.is_number_integer())
+    throw Problem(400, "INVALID_BODY",
+                  fmt::format(R"(the body wants {{"count": 1 to {}, "stop_at_ms": milliseconds )"
+                              R"(since 1970}})",
+                              kMostForks));
+  SandboxConfig wanted;
+  wanted.fork_of = call.id;
+  wanted.stop_at_ms = stop.get<int64_t>();
+  auto forking = std::make_shared<Forking>();
+  forking->forks = call.services.sandboxes.fork(call.organisation, wanted, count.get<size_t>());
+  forking->missing = forking->forks.size();
+  forking->answer = std::move(answer);
+  for (const std::shared_ptr<Sandbox>& fork : forking->forks)
+    fork->when_ready([forking](const Problem* problem) { forking->settled(problem); });
+}
+
+void set_paused(const Call& call, Answer answer) {
+  bool paused = call.target.path.back() == "pause";
+  call.services.sandboxes.find(call.organisation, call.id)
+      ->set_paused(paused, [paused, answer = std::move(answer)](const Problem* problem) {
+        answer(problem != nullptr ? problem_response(*problem)
+                                  : json_response({{"paused", paused}}));
+      });
+}
+
 json policy_json(const std::optional<policy::Policy>& policy) {
   if (!policy) throw no_network();
   return {{"allow_all", policy->allows_all()}, {"allow_net", policy->patterns()}};
@@ -252,6 +303,16 @@ constexpr const char* kCreate =
     "responses": {"101": {"description": "It serves; x-deno-sandbox-id is its id"}}})";
 constexpr const char* kConnect =
     R"({"responses": {"101": {"description": "Connected; x-deno-sandbox-id is its id"}}})";
+constexpr const char* kFork =
+    R"({"requestBody": {"content": {"application/json": {"schema": {"type": "object",
+      "required": ["stop_at_ms"], "properties": {
+       "count": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 1},
+       "stop_at_ms": {"type": "integer", "description": "Milliseconds since 1970"}}}}}},
+    "responses": {"200": {"description": "They serve", "content": {"application/json": {"schema":
+      {"type": "object", "properties": {"ids": {"type": "array", "items": {"type": "string"}}}}}}}}})";
+constexpr const char* kPaused =
+    R"({"responses": {"200": {"description": "It does", "content": {"application/json": {"schema":
+      {"type": "object", "properties": {"paused": {"type": "boolean"}}}}}}}})";
 constexpr const char* kPolicy =
     R"({"responses": {"200": {"description": "Now", "content": {"application/json":
       {"schema": {"$ref": "#/components/schemas/Policy"}}}}}})";
@@ -286,6 +347,14 @@ constexpr Route kRoutes[] = {
     {{"PATCH", "/api/v3/sandbox/{id}",
       "Move its deadline; the answer has the new one, which may be earlier", kDeadline},
      extend_sandbox},
+    {{"POST", "/api/v3/sandbox/{id}/fork",
+      "Make sandboxes that go on where it is now; answers when they serve", kFork},
+     fork_sandbox},
+    {{"POST", "/api/v3/sandbox/{id}/pause", "Let it stand still, with all that runs in it",
+      kPaused},
+     set_paused},
+    {{"POST", "/api/v3/sandbox/{id}/resume", "Let one that stands still go on", kPaused},
+     set_paused},
     {{"GET", "/api/v3/sandbox/{id}/policy", "Which hosts it may reach", kPolicy}, show_policy},
     {{"PUT", "/api/v3/sandbox/{id}/policy",
       "Which hosts it may reach from now on; what is not allowed any more is cut", kSetPolicy},

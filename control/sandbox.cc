@@ -26,8 +26,34 @@ void Sandbox::start(const GuestFactory& factory, std::function<void()> settled) 
 }
 
 void Sandbox::save(Guest::Saved done) {
-  if (guest_ && state_ == State::kRunning) return guest_->save(std::move(done));
-  boost::asio::post(context_, [done = std::move(done)] { done(nullptr); });
+  if (!guest_ || state_ != State::kRunning || is_paused_)
+    return boost::asio::post(context_, [done = std::move(done)] { done(nullptr); });
+  busy_++;
+  guest_->save([self = shared_from_this(), done = std::move(done)](const auto& saved) {
+    self->busy_--;
+    done(saved);
+  });
+}
+
+void Sandbox::set_paused(bool paused, Ready done) {
+  if (state_ != State::kRunning)
+    throw Problem(409, "SANDBOX_NOT_RUNNING", "a sandbox is paused and resumed once it serves");
+  if (busy_ > 0)
+    throw Problem(409, "SANDBOX_BUSY", "the sandbox is being saved, paused or resumed; ask again");
+  if (paused == is_paused_) return done(nullptr);
+  busy_++;
+  guest_->set_paused(
+      paused, [self = shared_from_this(), paused, done = std::move(done)](bool good) {
+        self->busy_--;
+        if (good) {
+          self->is_paused_ = paused;
+          log_info("{}: {}", self->id(), paused ? "stands still" : "goes on");
+          return done(nullptr);
+        }
+        Problem problem(500, "SANDBOX_PAUSE_FAILED",
+                        "the sandbox cannot be paused or resumed; the server's log says why");
+        done(&problem);
+      });
 }
 
 void Sandbox::fail(const Problem& problem) {

@@ -55,6 +55,11 @@ class Sandbox final : public GuestEvents, public std::enable_shared_from_this<Sa
   void set_origin(std::shared_ptr<const Template> from) { options_.from = std::move(from); }
   // Saves its machine: Guest::save().
   void save(Guest::Saved done);
+  // Stops its machine where it is, or lets it go on; its deadline goes on as well. What it is
+  // already, it stays. `done` as in when_ready(), also from inside this call. Throws a Problem: it
+  // does not serve, or is being saved, paused or resumed.
+  void set_paused(bool paused, Ready done);
+  bool is_paused() const { return is_paused_; }
   // Ends it, which was not started, for this reason.
   void fail(const Problem& problem);
   // Calls `ready` when it serves, or with the Problem that keeps it from that; from inside this
@@ -91,6 +96,8 @@ class Sandbox final : public GuestEvents, public std::enable_shared_from_this<Sa
   std::unique_ptr<Guest> guest_;  // null: not started yet, or gone
   std::set<Session*> sessions_;
   Session* creator_ = nullptr;
+  bool is_paused_ = false;
+  int busy_ = 0;  // calls of save() and set_paused() that are not answered
   std::optional<int64_t> deadline_ms_;
   BootTimer timer_;
   std::vector<Ready> waiting_;

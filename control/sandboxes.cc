@@ -11,6 +11,36 @@
 #include "control/ids.h"
 
 namespace hutch::control {
+namespace {
+
+void check_deadline(const SandboxConfig& wanted) {
+  if (wanted.stop_at_ms && *wanted.stop_at_ms <= wall_ms())
+    throw Problem(400, "INVALID_SANDBOX_CONFIG",
+                  "stop_at_ms is in the past; compare the clocks of client and server");
+}
+
+// A fork is of the same shape as what it is of. Throws a Problem.
+GuestOptions shape_of_fork(const Sandbox& parent, const SandboxConfig& wanted) {
+  if (parent.state() != Sandbox::State::kRunning)
+    throw Problem(409, "SANDBOX_NOT_RUNNING", "a sandbox is forked once it serves");
+  if (parent.is_paused())
+    throw Problem(409, "SANDBOX_PAUSED", "a sandbox that is paused is not forked; resume it first");
+  GuestOptions options;
+  options.organisation = parent.organisation();
+  options.memory = parent.memory();
+  options.cpus = parent.cpus();
+  options.egress = wanted.has_egress ? wanted.egress : parent.policy();
+  if (wanted.has_memory && static_cast<uint64_t>(wanted.memory_mb) << 20 != options.memory)
+    throw Problem(400, "INVALID_SANDBOX_CONFIG",
+                  fmt::format("memory_mb: a fork has the {} MiB of the sandbox that it is of",
+                              options.memory >> 20));
+  if (options.egress.has_value() != parent.policy().has_value())
+    throw Problem(400, "INVALID_SANDBOX_CONFIG",
+                  "allow_net: a fork has a network if the sandbox that it is of has one");
+  return options;
+}
+
+}  // namespace
 
 Sandboxes::Sandboxes(boost::asio::io_context& context, const Config& config, Store& store,
                      GuestFactory factory)
@@ -26,73 +56,75 @@ Sandboxes::Sandboxes(boost::asio::io_context& context, const Config& config, Sto
 
 std::shared_ptr<Sandbox> Sandboxes::create(const std::string& organisation,
                                            const SandboxConfig& wanted) {
-  auto count = std::count_if(running_.begin(), running_.end(), [&](const auto& entry) {
-    return entry.second->organisation() == organisation;
-  });
-  if (count >= config_.max_sandboxes)
-    throw Problem(
-        429, "SANDBOX_LIMIT_REACHED",
-        fmt::format("the organisation has {} sandboxes, as many as it may have at a time", count));
-  check_total(wanted);
-  if (wanted.stop_at_ms && *wanted.stop_at_ms <= wall_ms())
-    throw Problem(400, "INVALID_SANDBOX_CONFIG",
-                  "stop_at_ms is in the past; compare the clocks of client and server");
+  if (!wanted.fork_of.empty()) return fork(organisation, wanted, 1).front();
   GuestOptions options;
   options.sandbox_id = new_sandbox_id(config_.region);
   options.organisation = organisation;
   options.memory = static_cast<uint64_t>(wanted.memory_mb) << 20;
   options.cpus = static_cast<uint32_t>(config_.cpus);
   options.egress = wanted.egress;
-  std::shared_ptr<Sandbox> parent;
-  if (!wanted.fork_of.empty()) {
-    parent = find(organisation, wanted.fork_of);
-    fork(*parent, options, wanted);
-  }
+  check_limits(organisation, options.memory, 1);
+  check_deadline(wanted);
   auto sandbox =
       std::make_shared<Sandbox>(context_, options, [this, id = options.sandbox_id] { ended(id); });
   // The machine starts while the rest is done.
-  if (parent) {
-    parent->save([this, sandbox](std::shared_ptr<const Template> saved) {
-      if (sandbox->state() != Sandbox::State::kStarting) return;
-      if (!saved)
-        return sandbox->fail(Problem(500, "SANDBOX_START_FAILED",
-                                     "the sandbox cannot be forked; the server's log says why"));
-      sandbox->set_origin(std::move(saved));
-      waiting_.push_back(sandbox);
-      start_waiting();
-    });
-  } else if (starting_ < max_starting_) {
+  if (starting_ < max_starting_) {
     start(*sandbox);
   } else {
     waiting_.push_back(sandbox);
   }
   running_[sandbox->id()] = sandbox;
-  try {
-    store_.add_sandbox({sandbox->id(), organisation, config_.region, wall_ms(), {}, wanted.labels});
-    if (wanted.stop_at_ms) extend(*sandbox, *wanted.stop_at_ms);
-  } catch (...) {
-    sandbox->end("the server cannot store it");
-    throw;
-  }
-  log_info("{}: starts with {} MiB and {} CPUs", sandbox->id(), options.memory >> 20, options.cpus);
+  add(*sandbox, wanted);
   return sandbox;
 }
 
-// A fork is of the same shape as what it is of.
-void Sandboxes::fork(const Sandbox& parent, GuestOptions& options,
-                     const SandboxConfig& wanted) const {
-  if (parent.state() != Sandbox::State::kRunning)
-    throw Problem(409, "SANDBOX_NOT_RUNNING", "a sandbox is forked once it serves");
-  if (wanted.has_memory && options.memory != parent.memory())
-    throw Problem(400, "INVALID_SANDBOX_CONFIG",
-                  fmt::format("memory_mb: a fork has the {} MiB of the sandbox that it is of",
-                              parent.memory() >> 20));
-  options.memory = parent.memory();
-  options.cpus = parent.cpus();
-  if (!wanted.has_egress) options.egress = parent.policy();
-  if (options.egress.has_value() != parent.policy().has_value())
-    throw Problem(400, "INVALID_SANDBOX_CONFIG",
-                  "allow_net: a fork has a network if the sandbox that it is of has one");
+std::vector<std::shared_ptr<Sandbox>> Sandboxes::fork(const std::string& organisation,
+                                                      const SandboxConfig& wanted, size_t count) {
+  std::shared_ptr<Sandbox> parent = find(organisation, wanted.fork_of);
+  GuestOptions options = shape_of_fork(*parent, wanted);
+  check_limits(organisation, options.memory, count);
+  check_deadline(wanted);
+  std::vector<std::shared_ptr<Sandbox>> forks;
+  for (size_t i = 0; i < count; i++) {
+    options.sandbox_id = new_sandbox_id(config_.region);
+    forks.push_back(std::make_shared<Sandbox>(context_, options,
+                                              [this, id = options.sandbox_id] { ended(id); }));
+    running_[options.sandbox_id] = forks.back();
+  }
+  try {
+    for (const std::shared_ptr<Sandbox>& fork : forks) add(*fork, wanted);
+  } catch (...) {
+    for (const std::shared_ptr<Sandbox>& fork : forks) fork->end("not all forks can be stored");
+    throw;
+  }
+  parent->save([this, forks](const std::shared_ptr<const Template>& saved) {
+    for (const std::shared_ptr<Sandbox>& fork : forks) {
+      if (fork->state() != Sandbox::State::kStarting) continue;
+      if (saved) {
+        fork->set_origin(saved);
+        waiting_.push_back(fork);
+      } else {
+        fork->fail(Problem(500, "SANDBOX_START_FAILED",
+                           "the sandbox cannot be forked; the server's log says why"));
+      }
+    }
+    start_waiting();
+  });
+  return forks;
+}
+
+// What is in running_ already.
+void Sandboxes::add(Sandbox& sandbox, const SandboxConfig& wanted) {
+  try {
+    store_.add_sandbox(
+        {sandbox.id(), sandbox.organisation(), config_.region, wall_ms(), {}, wanted.labels});
+    if (wanted.stop_at_ms) extend(sandbox, *wanted.stop_at_ms);
+  } catch (...) {
+    sandbox.end("the server cannot store it");
+    throw;
+  }
+  log_info("{}: starts with {} MiB and {} CPUs", sandbox.id(), sandbox.memory() >> 20,
+           sandbox.cpus());
 }
 
 void Sandboxes::start(Sandbox& sandbox) {
@@ -116,14 +148,20 @@ void Sandboxes::start_waiting() {
   }
 }
 
-// What all organisations have together: the host's limits.
-void Sandboxes::check_total(const SandboxConfig& wanted) const {
-  if (running_.size() >= static_cast<size_t>(config_.max_total_sandboxes))
+// The organisation's, and the host's.
+void Sandboxes::check_limits(const std::string& organisation, uint64_t memory, size_t count) const {
+  auto has = static_cast<size_t>(std::ranges::count_if(
+      running_, [&](const auto& entry) { return entry.second->organisation() == organisation; }));
+  if (has + count > static_cast<size_t>(config_.max_sandboxes))
+    throw Problem(429, "SANDBOX_LIMIT_REACHED",
+                  fmt::format("the organisation has {} sandboxes, and may have {} at a time", has,
+                              config_.max_sandboxes));
+  if (running_.size() + count > static_cast<size_t>(config_.max_total_sandboxes))
     throw Problem(503, "SERVER_LIMIT_REACHED", "the server has as many sandboxes as it can have");
   if (config_.max_total_memory_mb == 0) return;
-  uint64_t memory = static_cast<uint64_t>(wanted.memory_mb) << 20;
-  for (const auto& [id, sandbox] : running_) memory += sandbox->memory();
-  if (memory > static_cast<uint64_t>(config_.max_total_memory_mb) << 20)
+  uint64_t total = memory * count;
+  for (const auto& [id, sandbox] : running_) total += sandbox->memory();
+  if (total > static_cast<uint64_t>(config_.max_total_memory_mb) << 20)
     throw Problem(503, "MEMORY_LIMIT_REACHED",
                   "the server has no memory left for a sandbox of this size");
 }

@@ -25,6 +25,10 @@ class Sandboxes {
   // Starts one, or lets it wait for its turn: of those that boot at the same time each takes as
   // long as all of them, so no more do than Config::max_starting. Throws a Problem.
   std::shared_ptr<Sandbox> create(const std::string& organisation, const SandboxConfig& wanted);
+  // Starts `count` that go on where `wanted.fork_of`, a sandbox of the organisation that runs, is
+  // now: it is saved once, and all are of that moment. Throws a Problem, and then none is made.
+  std::vector<std::shared_ptr<Sandbox>> fork(const std::string& organisation,
+                                             const SandboxConfig& wanted, size_t count);
   // One that has not ended. Throws a Problem: it is not there or another's, or it has ended.
   std::shared_ptr<Sandbox> find(const std::string& organisation, const std::string& id) const;
   // Null when it has ended; throws a Problem when it is not there or another's.
@@ -40,8 +44,8 @@ class Sandboxes {
   boost::asio::io_context& context() const { return context_; }
 
  private:
-  void check_total(const SandboxConfig& wanted) const;
-  void fork(const Sandbox& parent, GuestOptions& options, const SandboxConfig& wanted) const;
+  void check_limits(const std::string& organisation, uint64_t memory, size_t count) const;
+  void add(Sandbox& sandbox, const SandboxConfig& wanted);
   void start(Sandbox& sandbox);
   void start_waiting();
   void ended(const std::string& id);

@@ -53,7 +53,7 @@ enum class Behaviour {
 // What the fakes of a fixture count together.
 struct Counts {
   std::atomic<uint64_t> sent{0};  // bytes, by those that flood
-  std::atomic<int> starting{0}, most_starting{0}, forks{0};
+  std::atomic<int> starting{0}, most_starting{0}, forks{0}, paused{0}, saved{0};
 };
 
 // Takes at most 1000 bytes at a time, as a guest with little credit does.
@@ -200,9 +200,15 @@ class FakeGuest final : public Guest {
   }
   void save(Saved done) override {
     bool fails = behaviour_ == Behaviour::kCannotBeSaved;
+    counts_.saved++;
     asio::post(context_, [done = std::move(done), fails] {
       done(fails ? nullptr : std::make_shared<Template>());
     });
+  }
+  void set_paused(bool paused, std::function<void(bool)> done) override {
+    bool good = behaviour_ != Behaviour::kCannotBeSaved;
+    counts_.paused += !good ? 0 : paused ? 1 : -1;
+    asio::post(context_, [done = std::move(done), good] { done(good); });
   }
   void end() override {
     if (behaviour_ == Behaviour::kNeverEnds) return;

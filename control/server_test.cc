@@ -84,6 +84,102 @@ TEST_CASE("a sandbox that runs is forked, in its own shape") {
   CHECK(fixture.counts.forks == 3);
 }
 
+TEST_CASE("forks made by a request are of one moment, and have a deadline") {
+  Fixture fixture;
+  Socket parent(fixture, kCreate);
+  REQUIRE(parent.status == 101);
+  std::string path = "/api/v3/sandbox/" + parent.id;
+  auto ask = [&](const json& body) {
+    return fixture.request(http::verb::post, path + "/fork", body.dump());
+  };
+  Fixture::Answer made = ask({{"count", 3}, {"stop_at_ms", wall_ms() + 60'000}});
+  REQUIRE(made.status == 200);
+  REQUIRE(made.body["ids"].size() == 3);
+  CHECK(fixture.counts.forks == 3);
+  CHECK(fixture.counts.saved == 1);
+  for (const json& id : made.body["ids"]) {
+    Socket socket(fixture, "/api/v3/sandbox/" + id.get<std::string>() + "/connect");
+    CHECK(socket.status == 101);
+  }
+  CHECK(ask({{"stop_at_ms", wall_ms() + 60'000}}).body["ids"].size() == 1);
+  CHECK(fixture.counts.saved == 2);
+  for (const json& bad : {json(5), json::object(), json{{"count", 2}},
+                          json{{"count", 0}, {"stop_at_ms", wall_ms() + 60'000}},
+                          json{{"count", 1001}, {"stop_at_ms", wall_ms() + 60'000}},
+                          json{{"count", "2"}, {"stop_at_ms", wall_ms() + 60'000}},
+                          json{{"stop_at_ms", "soon"}}, json{{"stop_at_ms", 5}}})
+    CHECK(ask(bad).status == 400);
+  CHECK(fixture.counts.saved == 2);
+  CHECK(fixture
+            .request(http::verb::post,
+                     "/api/v3/sandbox/" + std::string("sbx_loc_") + std::string(20, '0') + "/fork",
+                     "{}")
+            .status != 200);
+}
+
+TEST_CASE("more forks than there may be are refused as a whole") {
+  Config config;
+  config.max_sandboxes = 3;
+  Fixture fixture(config);
+  Socket parent(fixture, kCreate);
+  REQUIRE(parent.status == 101);
+  auto ask = [&](int count) {
+    return fixture
+        .request(http::verb::post, "/api/v3/sandbox/" + parent.id + "/fork",
+                 json{{"count", count}, {"stop_at_ms", wall_ms() + 60'000}}.dump())
+        .status;
+  };
+  CHECK(ask(3) == 429);
+  CHECK(fixture.counts.saved == 0);
+  CHECK(ask(2) == 200);
+  CHECK(ask(1) == 429);
+}
+
+TEST_CASE("a sandbox is paused and resumed, and is not forked in between") {
+  Fixture fixture;
+  Socket parent(fixture, kCreate);
+  REQUIRE(parent.status == 101);
+  auto post = [&](const char* what, const json& body = json::object()) {
+    return fixture.request(http::verb::post, "/api/v3/sandbox/" + parent.id + "/" + what,
+                           body.dump());
+  };
+  const json soon{{"stop_at_ms", wall_ms() + 60'000}};
+  for (int i = 0; i < 2; i++) {
+    CHECK(post("pause").body == json{{"paused", true}});
+    CHECK(fixture.counts.paused == 1);
+  }
+  Fixture::Answer refused = post("fork", soon);
+  CHECK(refused.status == 409);
+  CHECK(refused.body["code"] == "SANDBOX_PAUSED");
+  CHECK(fixture.counts.saved == 0);
+  for (int i = 0; i < 2; i++) {
+    CHECK(post("resume").body == json{{"paused", false}});
+    CHECK(fixture.counts.paused == 0);
+  }
+  CHECK(post("fork", soon).status == 200);
+}
+
+TEST_CASE("what cannot be paused says so, and one that stands still can be ended") {
+  Fixture fixture({}, Behaviour::kCannotBeSaved);
+  Socket socket(fixture, kCreate);
+  REQUIRE(socket.status == 101);
+  std::string path = "/api/v3/sandbox/" + socket.id;
+  CHECK(fixture.request(http::verb::post, path + "/pause").status == 500);
+  CHECK(socket.call(1, "echo", 5)["result"]["ok"] == 5);
+  CHECK(fixture
+            .request(http::verb::post, path + "/fork",
+                     json{{"count", 2}, {"stop_at_ms", wall_ms() + 60'000}}.dump())
+            .status == 500);
+  CHECK(fixture.request(http::verb::delete_, path).status == 200);
+  CHECK(fixture.request(http::verb::post, path + "/resume").status == 400);
+
+  Fixture other;
+  Socket paused(other, kCreate);
+  path = "/api/v3/sandbox/" + paused.id;
+  CHECK(other.request(http::verb::post, path + "/pause").status == 200);
+  CHECK(other.request(http::verb::delete_, path).status == 200);
+}
+
 TEST_CASE("a sandbox that cannot be saved cannot be forked, and goes on") {
   Fixture fixture({}, Behaviour::kCannotBeSaved);
   Socket parent(fixture, kCreate);

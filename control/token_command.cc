@@ -1,7 +1,6 @@
 // The verb `token`: makes, lists and revokes access tokens, also while a server runs.
 #include <fmt/format.h>
 
-#include <charconv>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -10,29 +9,13 @@
 #include "control/config.h"
 #include "control/data_folder.h"
 #include "control/tokens.h"
+#include "serve-options/values.h"
 
 namespace hutch::control {
 namespace {
 
+using serve_options::parse_time;
 using serve_options::TokenArguments;
-
-// "90s", "30m", "12h" or "30d" in milliseconds.
-int64_t parse_time(const std::string& text) {
-  int64_t number = 0;
-  const char* end = text.data() + text.size();
-  std::from_chars_result read = std::from_chars(text.data(), end, number);
-  int64_t unit = read.ptr + 1 != end ? 0
-                 : *read.ptr == 's'  ? 1000
-                 : *read.ptr == 'm'  ? 60'000
-                 : *read.ptr == 'h'  ? 3'600'000
-                 : *read.ptr == 'd'  ? 86'400'000
-                                     : 0;
-  constexpr int64_t kMost = int64_t{100} * 366 * 86'400'000;
-  if (read.ec != std::errc() || unit == 0 || number <= 0 || number > kMost / unit)
-    throw CLI::ValidationError("--expires",
-                               fmt::format("\"{}\" is no time; write 12h or 30d", text));
-  return number * unit;
-}
 
 std::string time_text(const std::optional<int64_t>& ms) {
   if (!ms) return "never";
@@ -56,7 +39,7 @@ int create(const TokenArguments& arguments) {
   std::vector<std::string> organisations = arguments.organisations;
   if (organisations.empty()) organisations = {"local"};
   std::optional<int64_t> expires;
-  if (!arguments.expires.empty()) expires = wall_ms() + parse_time(arguments.expires);
+  if (!arguments.expires.empty()) expires = wall_ms() + parse_time("--expires", arguments.expires);
   Store store = open_store(arguments);
   NewToken token = create_token(store, arguments.personal, arguments.name, organisations, expires);
   fmt::print("{}\n", token.text);
@@ -99,7 +82,7 @@ void check_organisations(const TokenArguments& arguments) {
                                              slug));
   if (!arguments.personal && arguments.organisations.size() > 1)
     throw CLI::ValidationError("--org", "only a personal token is for several organisations");
-  if (!arguments.expires.empty()) parse_time(arguments.expires);
+  if (!arguments.expires.empty()) parse_time("--expires", arguments.expires);
 }
 
 }  // namespace

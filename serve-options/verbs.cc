@@ -185,4 +185,42 @@ NetworkVerbs add_network(CLI::App& parent) {
   return verbs;
 }
 
+LifeVerbs add_life(CLI::App& parent) {
+  constexpr const char* kServer =
+      "\n\nThe server is the one that `hutch env` leads to, or that of the data folder.";
+  LifeVerbs verbs{};
+  verbs.arguments = std::make_shared<LifeArguments>();
+  LifeArguments& arguments = *verbs.arguments;
+  auto add = [&](const char* name, const char* about) {
+    CLI::App* verb = parent.add_subcommand(name, about);
+    keep(*verb, verbs.arguments);
+    add_config(*verb, arguments.config, false);
+    verb->add_flag("--json", arguments.json, "As JSON");
+    verb->add_option("ID", arguments.id, "The id of a sandbox")->required();
+    return verb;
+  };
+  verbs.fork = add("fork", "Make sandboxes that go on where a running one is, with its programs");
+  verbs.fork->add_option("-n,--count", arguments.count, "How many (default 1)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1000));
+  verbs.fork
+      ->add_option("--timeout", arguments.timeout,
+                   "They end after this time, such as 90s, 10m or 12h (default 1h)")
+      ->type_name("TIME");
+  verbs.fork->footer(
+      std::string("Examples:\n  hutch fork sbx_loc_...\n"
+                  "  hutch fork -n 10 --timeout 10m sbx_loc_...\n\n"
+                  "Prints the id of each once all of them serve; all are of the same "
+                  "moment.") +
+      kServer);
+  verbs.pause = add("pause", "Let a sandbox stand still, with all that runs in it");
+  verbs.pause->footer(std::string("Example:\n  hutch pause sbx_loc_...\n\n"
+                                  "It keeps its memory, its connections and its end; its clients "
+                                  "wait.") +
+                      kServer);
+  verbs.resume = add("resume", "Let a sandbox that stands still go on");
+  verbs.resume->footer(std::string("Example:\n  hutch resume sbx_loc_...") + kServer);
+  return verbs;
+}
+
 }  // namespace hutch::serve_options

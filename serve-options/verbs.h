@@ -1,6 +1,6 @@
-// The verbs `serve`, `env`, `token`, `policy` and `net` as a command line: what they can be asked.
-// The program hutch-serve does them; hutch, which runs it, shows them in its help, manual pages and
-// completion.
+// The verbs `serve`, `env`, `token`, `policy`, `net`, `fork`, `pause` and `resume` as a command
+// line: what they can be asked. The program hutch-serve does them; hutch, which runs it, shows them
+// in its help, manual pages and completion.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -68,5 +68,18 @@ struct NetworkVerbs {
   std::shared_ptr<NetworkArguments> arguments;
 };
 NetworkVerbs add_network(CLI::App& parent);
+
+struct LifeArguments {
+  ConfigFlags config;
+  std::string id;  // of a sandbox
+  int64_t count = 1;
+  std::string timeout = "1h";
+  bool json = false;
+};
+struct LifeVerbs {
+  CLI::App *fork, *pause, *resume;
+  std::shared_ptr<LifeArguments> arguments;
+};
+LifeVerbs add_life(CLI::App& parent);
 
 }  // namespace hutch::serve_options

@@ -1,10 +1,14 @@
 // A sandbox that runs, forked while its programs run: what goes on in the fork, what is its own, what is not.
 // Prints TAP; the three environment variables that `hutch serve` prints must be set, and TEST_HTTP_PORT, a server of
-// the tests' own Internet.
+// the tests' own Internet. HUTCH names the program.
+import { execFile } from "node:child_process";
 import process from "node:process";
+import { promisify } from "node:util";
 import { Sandbox } from "@deno/sandbox";
 import { assert, rejection } from "./checks/lib.mjs";
 
+const run = promisify(execFile);
+const hutch = async (...words) => (await run(process.env.HUTCH, words)).stdout;
 let number = 0;
 async function check(name, body) {
   try {
@@ -19,7 +23,7 @@ async function check(name, body) {
 const forkOf = (sandbox, options) => Sandbox.create({ root: `fork:${sandbox.id}`, timeout: "20m", ...options });
 const read = async (sandbox, path) => Number((await sandbox.fs.readTextFile(path)).trim());
 const identity = `cat /etc/machine-id /proc/sys/kernel/random/boot_id
-  head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; echo`;
+  head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; echo; hostname`;
 
 // It counts, in memory as well as on its disk, and shows how far it is.
 const counter = `n=0; while :; do n=$((n + 1)); echo $n >/tmp/new; mv /tmp/new /home/app/count; sleep 0.05; done`;
@@ -66,7 +70,7 @@ await check("none has what tells another one apart", async () => {
     .map((text) => text.split("\n"));
   const ids = [parent, fork, other].map(({ id }) => id);
   assert.equal(new Set(ids).size, 3);
-  for (let line = 0; line < 3; line++) assert.equal(new Set(seen.map((lines) => lines[line])).size, 3, JSON.stringify(seen));
+  for (let line = 0; line < 4; line++) assert.equal(new Set(seen.map((lines) => lines[line])).size, 3, JSON.stringify(seen));
   assert.deepEqual(await Promise.all([parent, fork, other].map((sandbox) => sandbox.env.get("DENO_SANDBOX_ID"))), ids);
   const before = Date.now();
   const clock = Number(await other.sh`date +%s%3N`.text());
@@ -108,7 +112,36 @@ os.rename("/home/app/new", "/home/app/found")
   assert.equal(await listener.sh`curl -sS -m 60 http://plain.test:${port}/echo/5`.text(), "xxxxx");
   await Promise.all([talker, listener].map((sandbox) => sandbox.kill()));
 });
-await check("all of them end", async () => {
+await check("hutch fork makes several of one moment, which live on without a client", async () => {
+  const ids = (await hutch("fork", "-n", "3", "--timeout", "10m", fork.id)).trim().split("\n");
+  assert.equal(new Set([...ids, fork.id]).size, 4);
+  const made = await Promise.all(ids.map((id) => Sandbox.connect({ id })));
+  for (const sandbox of made) assert.equal(await sandbox.fs.readTextFile("/home/app/kept"), "in the fork");
+  const seen = await Promise.all(made.map((sandbox) => sandbox.sh`sh -c ${identity}`.text()));
+  for (let line = 0; line < 4; line++) assert.equal(new Set(seen.map((text) => text.split("\n")[line])).size, 3, JSON.stringify(seen));
+  await Promise.all(made.map((sandbox) => sandbox.kill()));
+  await assert.rejects(hutch("fork", ids[0]), (error) => error.code === 125 && /terminated/.test(error.stderr));
+  await assert.rejects(hutch("fork", "-n", "0", fork.id), (error) => error.code === 2);
+  await assert.rejects(hutch("fork", "--timeout", "soon", fork.id), (error) => error.code === 2 && /--timeout/.test(error.stderr));
+});
+await check("hutch pause lets it stand still, hutch resume go on", async () => {
+  await other.sh`sh -c ${`(${counter}) >/dev/null 2>&1 & echo $! >/home/app/pid`}`;
+  while (await read(other, "/home/app/count").catch(() => 0) < 3) ;
+  assert.equal(JSON.parse(await hutch("pause", "--json", other.id)).paused, true);
+  let answered = false;
+  const late = read(other, "/home/app/count").then((count) => (answered = true, count));
+  await new Promise((resolve) => setTimeout(resolve, 1500));
+  assert.equal(answered, false);
+  await assert.rejects(hutch("fork", other.id), (error) => error.code === 125 && /paused/.test(error.stderr));
+  assert.equal(await hutch("resume", other.id), "");
+  const count = await late;
+  while (await read(other, "/home/app/count") <= count) ;
+  const before = Date.now();
+  const clock = Number(await other.sh`date +%s%3N`.text());
+  assert.ok(clock > before - 1000 && clock < Date.now() + 1000, `${before} ${clock} ${Date.now()}`);
+  await hutch("pause", other.id);
+});
+await check("all of them end, also one that stands still", async () => {
   await Promise.all([fork, other].map((sandbox) => sandbox.kill()));
 });
 console.log(`1..${number}`);
