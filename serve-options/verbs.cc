@@ -214,12 +214,12 @@ LifeVerbs add_life(CLI::App& parent) {
                   "moment.") +
       kServer);
   verbs.pause = add("pause", "Let a sandbox stand still, with all that runs in it");
-  verbs.pause->footer(std::string("Example:\n  hutch pause sbx_loc_...\n\n"
+  verbs.pause->footer(std::string("Examples:\n  hutch pause sbx_loc_...\n\n"
                                   "It keeps its memory, its connections and its end; its clients "
                                   "wait.") +
                       kServer);
   verbs.resume = add("resume", "Let a sandbox that stands still go on");
-  verbs.resume->footer(std::string("Example:\n  hutch resume sbx_loc_...") + kServer);
+  verbs.resume->footer(std::string("Examples:\n  hutch resume sbx_loc_...") + kServer);
   return verbs;
 }
 
