@@ -165,8 +165,9 @@ uint64_t Machine::private_kib() const {
   std::ifstream rollup(fmt::format("/proc/{}/smaps_rollup", hutch_vm_process_id(vm_)));
   uint64_t sum = 0;
   for (std::string line; std::getline(rollup, line);)
-    // Pages of the template count as private when nobody else has them mapped just now, and as dirty
-    // when they were never on a disk; a page that was copied, because it was written to, is anonymous.
+    // Pages of the template count as private when nobody else has them mapped just now, and as
+    // dirty when they were never on a disk; what was copied, because it was written to, is
+    // anonymous.
     if (line.starts_with("Anonymous:") || line.starts_with("Swap:"))
       sum += std::stoull(line.substr(line.find(':') + 1));
   return sum;
