@@ -22,8 +22,14 @@ async function check(name, body) {
 
 const forkOf = (sandbox, options) => Sandbox.create({ root: `fork:${sandbox.id}`, timeout: "20m", ...options });
 const read = async (sandbox, path) => Number((await sandbox.fs.readTextFile(path)).trim());
-const identity = `cat /etc/machine-id /proc/sys/kernel/random/boot_id
+// A line each, also of a file that is empty.
+const identity = `echo "$(cat /etc/machine-id)"; cat /proc/sys/kernel/random/boot_id
   head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; echo; hostname`;
+
+/** Asks again until it holds, for two minutes. */
+async function until(condition) {
+  for (const end = Date.now() + 120_000; !await condition();) assert.ok(Date.now() < end, `still not so: ${condition}`);
+}
 
 // It counts, in memory as well as on its disk, and shows how far it is.
 const counter = `n=0; while :; do n=$((n + 1)); echo $n >/tmp/new; mv /tmp/new /home/app/count; sleep 0.05; done`;
@@ -33,7 +39,7 @@ await check("a sandbox that runs is forked", async () => {
   parent = await Sandbox.create({ memory: "768MiB", timeout: "20m", labels: { role: "parent" } });
   await parent.fs.writeTextFile("/home/app/kept", "before the fork");
   await parent.sh`sh -c ${`(${counter}) >/dev/null 2>&1 & echo $! >/home/app/pid`}`;
-  while (await read(parent, "/home/app/count").catch(() => 0) < 3) ;
+  await until(async () => await read(parent, "/home/app/count").catch(() => 0) >= 3);
   fork = await forkOf(parent);
   assert.notEqual(fork.id, parent.id);
 });
@@ -43,7 +49,7 @@ await check("its files and its programs are there, and the programs go on", asyn
   for (const sandbox of [parent, fork]) {
     const before = await read(sandbox, "/home/app/count");
     assert.ok(before >= 3);
-    while (await read(sandbox, "/home/app/count") <= before) ;
+    await until(async () => await read(sandbox, "/home/app/count") > before);
   }
 });
 await check("what one does is not seen in the other", async () => {
@@ -53,7 +59,7 @@ await check("what one does is not seen in the other", async () => {
   assert.equal(await parent.fs.readTextFile("/home/app/kept"), "before the fork");
   await rejection(fork.fs.readTextFile("/home/app/new"), "NotFound");
   const before = await read(parent, "/home/app/count");
-  while (await read(parent, "/home/app/count") <= before) ;
+  await until(async () => await read(parent, "/home/app/count") > before);
   const stopped = await read(fork, "/home/app/count");
   await new Promise((resolve) => setTimeout(resolve, 500));
   assert.equal(await read(fork, "/home/app/count"), stopped);
@@ -104,9 +110,9 @@ os.rename("/home/app/new", "/home/app/found")
 `);
   await talker.spawn("python3", { args: ["/home/app/talk.py"] });
   const exists = async (sandbox, path) => await sandbox.fs.stat(path).then(() => true, () => false);
-  while (!await exists(talker, "/home/app/connected")) ;
+  await until(() => exists(talker, "/home/app/connected"));
   const listener = await forkOf(talker);
-  while (!await exists(listener, "/home/app/found")) ;
+  await until(() => exists(listener, "/home/app/found"));
   assert.equal(await listener.fs.readTextFile("/home/app/found"), "ConnectionResetError");
   assert.equal(await exists(talker, "/home/app/found"), false);
   assert.equal(await listener.sh`curl -sS -m 60 http://plain.test:${port}/echo/5`.text(), "xxxxx");
@@ -126,7 +132,7 @@ await check("hutch fork makes several of one moment, which live on without a cli
 });
 await check("hutch pause lets it stand still, hutch resume go on", async () => {
   await other.sh`sh -c ${`(${counter}) >/dev/null 2>&1 & echo $! >/home/app/pid`}`;
-  while (await read(other, "/home/app/count").catch(() => 0) < 3) ;
+  await until(async () => await read(other, "/home/app/count").catch(() => 0) >= 3);
   assert.equal(JSON.parse(await hutch("pause", "--json", other.id)).paused, true);
   let answered = false;
   const late = read(other, "/home/app/count").then((count) => (answered = true, count));
@@ -135,7 +141,7 @@ await check("hutch pause lets it stand still, hutch resume go on", async () => {
   await assert.rejects(hutch("fork", other.id), (error) => error.code === 125 && /paused/.test(error.stderr));
   assert.equal(await hutch("resume", other.id), "");
   const count = await late;
-  while (await read(other, "/home/app/count") <= count) ;
+  await until(async () => await read(other, "/home/app/count") > count);
   const before = Date.now();
   const clock = Number(await other.sh`date +%s%3N`.text());
   assert.ok(clock > before - 1000 && clock < Date.now() + 1000, `${before} ${clock} ${Date.now()}`);
