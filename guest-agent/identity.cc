@@ -56,7 +56,7 @@ std::string with_host_name(const std::string& hosts, const std::string& old,
                            const std::string& fresh) {
   constexpr std::string_view kSpace = " \t";
   std::string result;
-  bool is_there = false;
+  bool was_found = false;
   for (size_t at = 0; at < hosts.size();) {
     const size_t line_end = std::min(hosts.find('\n', at), hosts.size());
     const size_t comment = std::min(hosts.find('#', at), line_end);
@@ -67,7 +67,7 @@ std::string with_host_name(const std::string& hosts, const std::string& old,
       result.append(hosts, at, word - at);
       // The first word is the address.
       const bool is_old = !is_first && !old.empty() && hosts.compare(word, end - word, old) == 0;
-      is_there = is_there || is_old;
+      was_found = was_found || is_old;
       result.append(is_old ? fresh : hosts.substr(word, end - word));
       if (word < end) is_first = false;
       at = end;
@@ -76,7 +76,7 @@ std::string with_host_name(const std::string& hosts, const std::string& old,
     result += '\n';
     at = line_end + 1;
   }
-  return is_there ? result : result + "127.0.1.1 " + fresh + "\n";
+  return was_found ? result : result + "127.0.1.1 " + fresh + "\n";
 }
 
 }  // namespace

@@ -16,8 +16,7 @@ struct SessionOptions {
   std::string token;         // what Hello must carry; empty: the transport vouches for the host
   bool owns_system = false;  // whether Hello sets the clock, the entropy and who the machine is
   bool ipv6 = false;         // whether the machine's network has it
-  bool owns_files =
-      false;  // whether the machine's files are its own, so that Hello may change them
+  bool owns_files = false;   // whether Hello may change the machine's files: they are its own
   // Not empty: a service's connection. Whatever it asks is done as this user, and it cannot end the
   // guest.
   std::string user = {};
