@@ -52,7 +52,7 @@ Environment:
   HUTCH_SCRATCH    folder for the writable layers of machines (default TMPDIR or /var/tmp)
 
 Manual pages: hutch(1), hutch-run(1), hutch-serve(1), hutch-env(1), hutch-token(1), hutch-policy(1), hutch-net(1), hutch-fork(1), hutch-pause(1),
-hutch-resume(1), hutch-doctor(1), hutch-machine(1), hutch-bench(1))");
+hutch-resume(1), hutch-snapshot(1), hutch-restore(1), hutch-snapshots(1), hutch-template(1), hutch-doctor(1), hutch-machine(1), hutch-bench(1))");
   app.require_subcommand(1);
   use_help(app);
   app.set_version_flag("--version", "hutch " HUTCH_VERSION, "Print the version");

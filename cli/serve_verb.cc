@@ -85,7 +85,8 @@ void add_serve(Program& program) {
   for (CLI::App* verb : {network.show, network.set, network.net, network.verify})
     do_with_words(program, *verb, become_server);
   serve_options::LifeVerbs life = serve_options::add_life(program.app);
-  for (CLI::App* verb : {life.fork, life.pause, life.resume})
+  for (CLI::App* verb : {life.fork, life.pause, life.resume, life.snapshot, life.restore, life.list,
+                         life.remove, life.build})
     do_with_words(program, *verb, become_server);
   serve_options::TokenVerb token = serve_options::add_token(program.app);
   for (CLI::App* verb : {token.create, token.list, token.revoke})

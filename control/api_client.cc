@@ -17,6 +17,7 @@
 
 #include "control/data_folder.h"
 #include "control/ids.h"
+#include "control/snapshots.h"
 
 namespace hutch::control {
 namespace {
@@ -26,8 +27,9 @@ namespace beast = boost::beast;
 namespace http = beast::http;
 using Response = http::response<http::string_body>;
 
-// The longest answer that the server may take its time for is a minute.
-constexpr std::chrono::seconds kTime{75};
+// The longest answers that the server takes its time for are a minute without news, and many
+// sandboxes that begin.
+constexpr std::chrono::seconds kTime{75}, kTimeToBegin{600};
 constexpr uint64_t kMaxBody = 16 << 20;
 
 // The variables of lines `export NAME='value'`, as DataFolder writes them.
@@ -70,12 +72,13 @@ void exchange(asio::io_context& context, Stream& stream,
   response = parser.release();
 }
 
-Response send(const Endpoint& endpoint, const http::request<http::string_body>& request) {
+Response send(const Endpoint& endpoint, const http::request<http::string_body>& request,
+              std::chrono::seconds time) {
   asio::io_context context(1);
   asio::ip::tcp::resolver resolver(context);
   asio::ssl::context tls(asio::ssl::context::tls_client);
   beast::tcp_stream stream(context);
-  stream.expires_after(kTime);
+  stream.expires_after(time);
   boost::system::error_code failure;
   stream.async_connect(resolver.resolve(endpoint.host, endpoint.port),
                        [&](boost::system::error_code error, const auto&) { failure = error; });
@@ -173,6 +176,13 @@ std::string sandbox_path(const std::string& id, const char* what) {
   return fmt::format("/api/v3/sandbox/{}/{}", id, what);
 }
 
+std::string snapshot_path(const std::string& id, const char* what) {
+  if (!is_snapshot_id(id) && !is_snapshot_name(id))
+    throw std::runtime_error(
+        fmt::format("\"{}\" is no id of a snapshot, such as snp_loc_..., and no name of one", id));
+  return fmt::format("/api/v3/snapshots/{}{}", id, what);
+}
+
 nlohmann::json ApiClient::ask(const std::string& method, const std::string& target,
                               const std::string& body) const {
   http::request<http::string_body> request(http::string_to_verb(method), target, 11);
@@ -183,7 +193,7 @@ nlohmann::json ApiClient::ask(const std::string& method, const std::string& targ
   request.prepare_payload();
   Response response;
   try {
-    response = send(endpoint_, request);
+    response = send(endpoint_, request, method == "POST" ? kTimeToBegin : kTime);
   } catch (const boost::system::system_error& error) {
     throw std::runtime_error(fmt::format("no answer from {}:{}: {}; is hutch serve running there?",
                                          endpoint_.host, endpoint_.port, error.code().message()));

@@ -23,8 +23,9 @@ Endpoint find_endpoint(const std::string& data_folder);
 // Of an http or https URL without a path, whose port may be missing. Throws std::runtime_error.
 Endpoint parse_endpoint(const std::string& url);
 
-// The path of a part of a sandbox; throws std::runtime_error when `id` is none.
+// The path of a part of a sandbox or snapshot; throws std::runtime_error when `id` is none.
 std::string sandbox_path(const std::string& id, const char* what);
+std::string snapshot_path(const std::string& id, const char* what);
 
 class ApiClient {
  public:
@@ -38,6 +39,7 @@ class ApiClient {
   nlohmann::json post(const std::string& target, const nlohmann::json& body) const {
     return ask("POST", target, body.dump());
   }
+  nlohmann::json remove(const std::string& target) const { return ask("DELETE", target, ""); }
 
  private:
   nlohmann::json ask(const std::string& method, const std::string& target,

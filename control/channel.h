@@ -59,13 +59,20 @@ struct GuestOptions {
   // A machine of the same memory, CPUs and network to go on with, with all that ran in it; null:
   // a new one.
   std::shared_ptr<const Template> from;
+  bool is_restore = false;  // `from` was a snapshot
 };
+
+// How a machine came to be.
+enum class Path { kBoot, kFork, kRestore };
+constexpr const char* path_name(Path path) {
+  return path == Path::kBoot ? "boot" : path == Path::kFork ? "fork" : "restore";
+}
 
 // What a guest tells. It may be destroyed from inside these.
 class GuestEvents {
  public:
   // The RPC service answers: channels may be opened.
-  virtual void on_ready() = 0;
+  virtual void on_ready(Path path) = 0;
   // The machine is gone, by end() or otherwise. `reason` is one sentence for a log.
   virtual void on_ended(const std::string& reason) = 0;
 

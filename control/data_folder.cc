@@ -56,11 +56,19 @@ DataFolder::DataFolder(std::string path) : path_(std::move(path)) {
                     path_, path_));
 }
 
-std::string DataFolder::templates(const std::string& scratch) const {
-  if (!artefacts::is_in_machine()) return path_ + "/templates";
+std::string DataFolder::saved(const std::string& what, const std::string& scratch) const {
+  if (!artefacts::is_in_machine()) return path_ + "/" + what;
   std::string name = path_;
   std::replace(name.begin(), name.end(), '/', '-');
-  return scratch + "/hutch-templates" + name;
+  return scratch + "/hutch-" + what + name;
+}
+
+std::string DataFolder::templates(const std::string& scratch) const {
+  return saved("templates", scratch);
+}
+
+std::string DataFolder::snapshots(const std::string& scratch) const {
+  return saved("snapshots", scratch);
 }
 
 Fd DataFolder::lock() const {

@@ -6,6 +6,7 @@
 //   tls/          certificates of our own
 //   events/       what sandboxes asked of their networks, a file each
 //   templates/    saved machines that sandboxes are forked from
+//   snapshots/    saved machines that were asked for
 //   lock          held by the server that uses the folder
 #pragma once
 
@@ -32,6 +33,7 @@ class DataFolder {
   std::string events() const { return path_ + "/events"; }
   // In the emulated machine not in here: its memory cannot be the host's files.
   std::string templates(const std::string& scratch) const;
+  std::string snapshots(const std::string& scratch) const;
   // Lines for a shell that lead clients to this server; kept for read_environment(). `authority` is
   // the file that makes clients trust its certificate, empty when they do without.
   std::string write_environment(const Config& config, const std::string& token,
@@ -40,6 +42,8 @@ class DataFolder {
   static std::string read_environment(const std::string& path);
 
  private:
+  std::string saved(const std::string& what, const std::string& scratch) const;
+
   std::string path_;
 };
 

@@ -12,6 +12,26 @@ namespace {
 
 constexpr std::string_view kAlphabet = "0123456789abcdefghjkmnpqrstuvwxyz";
 constexpr size_t kIdSize = 20;
+constexpr std::string_view kSandbox = "sbx", kSnapshot = "snp";
+
+std::string new_id(std::string_view kind, std::string_view region) {
+  std::string id = fmt::format("{}_{}_", kind, region);
+  size_t end = id.size() + kIdSize;
+  // Bytes above the last whole multiple of the alphabet would favour its first characters.
+  constexpr size_t kFair = 256 / kAlphabet.size() * kAlphabet.size();
+  while (id.size() < end)
+    for (unsigned char byte : random_bytes(end - id.size()))
+      if (byte < kFair) id += kAlphabet[byte % kAlphabet.size()];
+  return id;
+}
+
+bool is_id(std::string_view kind, std::string_view text) {
+  if (text.size() != 8 + kIdSize || !text.starts_with(kind) || text[3] != '_' || text[7] != '_')
+    return false;
+  std::string_view rest = text.substr(8);
+  return is_region(text.substr(4, 3)) &&
+         rest.find_first_not_of(kAlphabet) == std::string_view::npos;
+}
 
 }  // namespace
 
@@ -38,21 +58,19 @@ bool is_region(std::string_view text) {
 }
 
 std::string new_sandbox_id(std::string_view region) {
-  std::string id = fmt::format("sbx_{}_", region);
-  size_t end = id.size() + kIdSize;
-  // Bytes above the last whole multiple of the alphabet would favour its first characters.
-  constexpr size_t kFair = 256 / kAlphabet.size() * kAlphabet.size();
-  while (id.size() < end)
-    for (unsigned char byte : random_bytes(end - id.size()))
-      if (byte < kFair) id += kAlphabet[byte % kAlphabet.size()];
-  return id;
+  return new_id(kSandbox, region);
 }
 
 bool is_sandbox_id(std::string_view text) {
-  if (text.size() != 8 + kIdSize || text.substr(0, 4) != "sbx_" || text[7] != '_') return false;
-  std::string_view rest = text.substr(8);
-  return is_region(text.substr(4, 3)) &&
-         rest.find_first_not_of(kAlphabet) == std::string_view::npos;
+  return is_id(kSandbox, text);
+}
+
+std::string new_snapshot_id(std::string_view region) {
+  return new_id(kSnapshot, region);
+}
+
+bool is_snapshot_id(std::string_view text) {
+  return is_id(kSnapshot, text);
 }
 
 uint64_t new_stream_base() {

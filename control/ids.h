@@ -18,6 +18,9 @@ bool is_region(std::string_view text);
 // sbx_REG_ and 20 characters of 0-9 and a-z without i, l and o: 100 random bits.
 std::string new_sandbox_id(std::string_view region);
 bool is_sandbox_id(std::string_view text);
+// The same with snp.
+std::string new_snapshot_id(std::string_view region);
+bool is_snapshot_id(std::string_view text);
 
 // Where the stream numbers of a connection begin: a random multiple of 2^20, not 0, below 2^50.
 // Clients keep the streams of all their sandboxes in one table, so no two connections may share

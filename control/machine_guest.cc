@@ -208,9 +208,8 @@ MachineGuest::MachineGuest(asio::io_context& context, const Config& config,
   check_free_space(parts.scratch, config.disk_reserve_mb);
   if (options.egress)
     network_.emplace(config, parts, *options.egress, logs.create(options.sandbox_id));
-  std::optional<Template> found;
-  if (!options_.from) found = templates_.find(shape_);
-  start(is_copy_ ? options_.from.get() : found ? &*found : nullptr);
+  std::shared_ptr<const Template> from = is_copy_ ? options_.from : templates_.find(shape_);
+  start(from.get());
   // It has been opened: its files may go.
   options_.from.reset();
 }
@@ -447,10 +446,11 @@ bool MachineGuest::handle_machine(const hutch_event& event) {
 bool MachineGuest::serve() {
   auto took = std::chrono::duration_cast<std::chrono::milliseconds>(
       std::chrono::steady_clock::now() - started_);
-  log_info("{}: serves after {} ms, by a {}", id_, took.count(), is_fork_ ? "fork" : "boot");
+  Path path = !is_fork_ ? Path::kBoot : options_.is_restore ? Path::kRestore : Path::kFork;
+  log_info("{}: serves after {} ms, by a {}", id_, took.count(), path_name(path));
   serves_ = service_ready_ = true;
   std::shared_ptr<bool> gone = gone_;
-  events_.on_ready();
+  events_.on_ready(path);
   return !*gone;
 }
 
@@ -465,6 +465,7 @@ void MachineGuest::save_next() {
   std::string problem;
   try {
     if (!serves_ || is_ending_) throw std::runtime_error("it does not serve");
+    check_free_space(templates_.folder(), config_.disk_reserve_mb);
     draft_ = templates_.begin_own();
     if (hutch_agent_freeze(hutch_vm_agent(vm_), &error) == HUTCH_OK) return;
     problem = take_text(error);

@@ -11,13 +11,13 @@
 #include "control/ids.h"
 #include "control/openapi.h"
 #include "control/problem.h"
+#include "control/route_call.h"
 #include "control/tokens.h"
 
 namespace hutch::control {
 namespace {
 
 using nlohmann::json;
-using Answer = std::function<void(ApiResponse)>;
 using Words = std::vector<std::string>;
 
 int hex_value(char c) {
@@ -46,11 +46,6 @@ std::string decode_percent(std::string_view text) {
   return result;
 }
 
-struct Target {
-  Words path;  // the parts between slashes, as sent
-  std::vector<std::pair<std::string, std::string>> query;
-};
-
 template <typename Take>
 void split(std::string_view text, char separator, Take take) {
   while (!text.empty()) {
@@ -72,15 +67,6 @@ Target parse_target(std::string_view text) {
   return target;
 }
 
-std::string iso_time(int64_t ms) {
-  time_t seconds = static_cast<time_t>(ms / 1000);
-  tm parts{};
-  ::gmtime_r(&seconds, &parts);
-  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", parts.tm_year + 1900,
-                     parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec,
-                     ms % 1000);
-}
-
 // "labels[KEY]" is a label that is asked for.
 Labels wanted_labels(const Target& target) {
   Labels labels;
@@ -90,19 +76,12 @@ Labels wanted_labels(const Target& target) {
   return labels;
 }
 
-ApiResponse json_response(const json& body) {
-  return {200, body.dump(-1, ' ', false, json::error_handler_t::replace)};
+// How it came to be, while it serves.
+json path_of(const Call& call, const StoredSandbox& stored) {
+  if (stored.stopped_ms) return {};
+  std::shared_ptr<Sandbox> sandbox = call.services.sandboxes.find_any(call.organisation, stored.id);
+  return sandbox && sandbox->path() ? json(path_name(*sandbox->path())) : json();
 }
-
-// A request whose path matches a route.
-struct Call {
-  const Services& services;
-  const ApiRequest& request;
-  const Target& target;
-  std::string organisation;  // in whose name; empty on routes without authentication
-  std::string id;            // of the sandbox, where the path has one; checked
-};
-using Handler = void (*)(const Call& call, Answer answer);
 
 void list_sandboxes(const Call& call, Answer answer) {
   json list = json::array();
@@ -110,6 +89,7 @@ void list_sandboxes(const Call& call, Answer answer) {
        call.services.sandboxes.list(call.organisation, wanted_labels(call.target)))
     list.push_back(
         {{"id", sandbox.id},
+         {"path", path_of(call, sandbox)},
          {"createdAt", iso_time(sandbox.created_ms)},
          {"stoppedAt", sandbox.stopped_ms ? json(iso_time(*sandbox.stopped_ms)) : json()},
          {"region", sandbox.region},
@@ -134,57 +114,6 @@ void extend_sandbox(const Call& call, Answer answer) {
     throw Problem(400, "INVALID_BODY", "the body wants {\"stop_at_ms\": milliseconds since 1970}");
   int64_t stop = call.services.sandboxes.extend(*sandbox, wanted["stop_at_ms"].get<int64_t>());
   answer(json_response({{"stop_at_ms", stop}}));
-}
-
-// Waits for several sandboxes; the first Problem ends them all and is the answer.
-struct Forking {
-  std::vector<std::shared_ptr<Sandbox>> forks;
-  size_t missing = 0;
-  Answer answer;
-
-  void settled(const Problem* problem) {
-    if (!answer) return;
-    if (problem != nullptr) {
-      ApiResponse response = problem_response(*problem);
-      for (const std::shared_ptr<Sandbox>& fork : forks) fork->end("not all forks came to be");
-      return std::exchange(answer, nullptr)(std::move(response));
-    }
-    if (--missing > 0) return;
-    json ids = json::array();
-    for (const std::shared_ptr<Sandbox>& fork : forks) ids.push_back(fork->id());
-    std::exchange(answer, nullptr)(json_response({{"ids", ids}}));
-  }
-};
-
-void fork_sandbox(const Call& call, Answer answer) {
-  constexpr int64_t kMostForks = 1000;
-  json body = json::parse(call.request.body, nullptr, false);
-  json count = body.is_object() ? body.value("count", json(1)) : json();
-  json stop = body.is_object() && body.contains("stop_at_ms") ? body["stop_at_ms"] : json();
-  // Without a deadline a sandbox ends with its creator's connection, of which there is none here.
-  if (!count.is_number_integer() || count < 1 || count > kMostForks || !stop.is_number_integer())
-    throw Problem(400, "INVALID_BODY",
-                  fmt::format(R"(the body wants {{"count": 1 to {}, "stop_at_ms": milliseconds )"
-                              R"(since 1970}})",
-                              kMostForks));
-  SandboxConfig wanted;
-  wanted.fork_of = call.id;
-  wanted.stop_at_ms = stop.get<int64_t>();
-  auto forking = std::make_shared<Forking>();
-  forking->forks = call.services.sandboxes.fork(call.organisation, wanted, count.get<size_t>());
-  forking->missing = forking->forks.size();
-  forking->answer = std::move(answer);
-  for (const std::shared_ptr<Sandbox>& fork : forking->forks)
-    fork->when_ready([forking](const Problem* problem) { forking->settled(problem); });
-}
-
-void set_paused(const Call& call, Answer answer) {
-  bool paused = call.target.path.back() == "pause";
-  call.services.sandboxes.find(call.organisation, call.id)
-      ->set_paused(paused, [paused, answer = std::move(answer)](const Problem* problem) {
-        answer(problem != nullptr ? problem_response(*problem)
-                                  : json_response({{"paused", paused}}));
-      });
 }
 
 json policy_json(const std::optional<policy::Policy>& policy) {
@@ -310,6 +239,22 @@ constexpr const char* kFork =
        "stop_at_ms": {"type": "integer", "description": "Milliseconds since 1970"}}}}}},
     "responses": {"200": {"description": "They serve", "content": {"application/json": {"schema":
       {"type": "object", "properties": {"ids": {"type": "array", "items": {"type": "string"}}}}}}}}})";
+constexpr const char* kTake =
+    R"({"requestBody": {"content": {"application/json": {"schema": {"type": "object",
+      "properties": {"name": {"type": "string"}}}}}},
+    "responses": {"200": {"description": "It is kept", "content": {"application/json":
+      {"schema": {"$ref": "#/components/schemas/Snapshot"}}}}}})";
+constexpr const char* kSnapshot =
+    R"({"responses": {"200": {"description": "It", "content": {"application/json":
+      {"schema": {"$ref": "#/components/schemas/Snapshot"}}}}}})";
+constexpr const char* kSnapshots =
+    R"({"responses": {"200": {"description": "The list", "content": {"application/json": {"schema":
+      {"type": "array", "items": {"$ref": "#/components/schemas/Snapshot"}}}}}}})";
+constexpr const char* kTemplate =
+    R"({"requestBody": {"content": {"application/json": {"schema": {"type": "object",
+      "properties": {"memory_mb": {"type": "integer"}, "network": {"type": "boolean"}}}}}},
+    "responses": {"200": {"description": "It is there", "content": {"application/json": {"schema":
+      {"type": "object", "properties": {"built": {"type": "boolean"}}}}}}}})";
 constexpr const char* kPaused =
     R"({"responses": {"200": {"description": "It does", "content": {"application/json": {"schema":
       {"type": "object", "properties": {"paused": {"type": "boolean"}}}}}}}})";
@@ -355,6 +300,20 @@ constexpr Route kRoutes[] = {
      set_paused},
     {{"POST", "/api/v3/sandbox/{id}/resume", "Let one that stands still go on", kPaused},
      set_paused},
+    {{"POST", "/api/v3/sandbox/{id}/snapshot",
+      "Save it, with all that runs in it, to go on with later; it goes on", kTake},
+     take_snapshot},
+    {{"GET", "/api/v3/snapshots", "The organisation's snapshots, the newest first", kSnapshots},
+     list_snapshots},
+    {{"GET", "/api/v3/snapshots/{slug}", "One of them, by id or name", kSnapshot}, show_snapshot},
+    {{"DELETE", "/api/v3/snapshots/{slug}", "Delete it; sandboxes that began with it go on", kGone},
+     delete_snapshot},
+    {{"POST", "/api/v3/snapshots/{slug}/restore",
+      "Make sandboxes that go on where it is; answers when they serve", kFork},
+     restore_snapshot},
+    {{"POST", "/api/v3/templates",
+      "Save a machine of this size, which the next sandboxes of it are forked from", kTemplate},
+     build_template},
     {{"GET", "/api/v3/sandbox/{id}/policy", "Which hosts it may reach", kPolicy}, show_policy},
     {{"PUT", "/api/v3/sandbox/{id}/policy",
       "Which hosts it may reach from now on; what is not allowed any more is cut", kSetPolicy},
@@ -457,6 +416,15 @@ void route_or_throw(Services services, const ApiRequest& request, Answer answer)
 }
 
 }  // namespace
+
+std::string iso_time(int64_t ms) {
+  time_t seconds = static_cast<time_t>(ms / 1000);
+  tm parts{};
+  ::gmtime_r(&seconds, &parts);
+  return fmt::format("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z", parts.tm_year + 1900,
+                     parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec,
+                     ms % 1000);
+}
 
 std::vector<RouteInfo> route_infos() {
   std::vector<RouteInfo> infos;

@@ -1,7 +1,8 @@
 // The REST routes: what a request asks for, and the answer. No sockets here.
 //
 // /api/v3 is the sandbox host of the protocol, /api/v2 its API host; their paths do not overlap.
-// Volumes, snapshots, apps, layers and revisions answer 501 NOT_SUPPORTED.
+// Volumes, their snapshots, apps, layers and revisions answer 501 NOT_SUPPORTED; the snapshots of
+// /api/v3 are machines.
 #pragma once
 
 #include <functional>
@@ -22,6 +23,8 @@ struct Services {
   const Config& config;
   Store& store;
   Sandboxes& sandboxes;
+  Snapshots& snapshots;
+  Templates& templates;
   const NetworkLogs& logs;
 };
 

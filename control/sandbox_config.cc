@@ -6,6 +6,7 @@
 
 #include "control/ids.h"
 #include "control/problem.h"
+#include "control/snapshots.h"
 
 namespace hutch::control {
 namespace {
@@ -105,6 +106,13 @@ policy::Policy parse_allow_net(const json& value) {
   return *std::move(policy);
 }
 
+void check_memory(int64_t mib, const Config& config) {
+  if (mib < config.memory_min_mb || mib > config.memory_max_mb)
+    throw Problem(400, "MEMORY_OUT_OF_RANGE",
+                  fmt::format("memory_mb is {}; this server gives a sandbox {} to {} MiB", mib,
+                              config.memory_min_mb, config.memory_max_mb));
+}
+
 void check_labels(const Labels& labels) {
   if (labels.size() > kMaxLabels)
     refuse(fmt::format("a sandbox has at most {} labels, not {}", kMaxLabels, labels.size()));
@@ -127,10 +135,7 @@ SandboxConfig parse_sandbox_config(std::string_view header, const Config& config
     // A number above the signed range would read as a negative one, which is refused as well.
     result.memory_mb = memory->get<int64_t>();
     result.has_memory = result.memory_mb != kClientMemory;
-    if (result.memory_mb < config.memory_min_mb || result.memory_mb > config.memory_max_mb)
-      throw Problem(400, "MEMORY_OUT_OF_RANGE",
-                    fmt::format("memory_mb is {}; this server gives a sandbox {} to {} MiB",
-                                result.memory_mb, config.memory_min_mb, config.memory_max_mb));
+    check_memory(result.memory_mb, config);
   }
   if (const json* stop = member(value, "stop_at_ms")) {
     if (!stop->is_number_integer()) refuse("stop_at_ms wants milliseconds since 1970");
@@ -145,10 +150,14 @@ SandboxConfig parse_sandbox_config(std::string_view header, const Config& config
     const json* volume = root->is_object() ? member(*root, "volume") : nullptr;
     if (volume == nullptr || !volume->is_string()) refuse("root wants an object with a volume");
     const auto& text = volume->get_ref<const std::string&>();
-    if (!text.starts_with(kFork))
-      not_supported("this server has no volumes and snapshots yet that a sandbox could boot from");
-    result.fork_of = text.substr(kFork.size());
-    if (!is_sandbox_id(result.fork_of)) refuse("root wants fork: and the id of a sandbox");
+    if (text.starts_with(kFork)) {
+      result.fork_of = text.substr(kFork.size());
+      if (!is_sandbox_id(result.fork_of)) refuse("root wants fork: and the id of a sandbox");
+    } else {
+      result.snapshot = text;
+      if (!is_snapshot_id(text) && !is_snapshot_name(text))
+        refuse("root wants the id or name of a snapshot, or fork: and the id of a sandbox");
+    }
   }
   if (const json* allow = member(value, "allow_net")) {
     result.egress = parse_allow_net(*allow);

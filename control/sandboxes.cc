@@ -19,34 +19,48 @@ void check_deadline(const SandboxConfig& wanted) {
                   "stop_at_ms is in the past; compare the clocks of client and server");
 }
 
-// A fork is of the same shape as what it is of. Throws a Problem.
-GuestOptions shape_of_fork(const Sandbox& parent, const SandboxConfig& wanted) {
-  if (parent.state() != Sandbox::State::kRunning)
-    throw Problem(409, "SANDBOX_NOT_RUNNING", "a sandbox is forked once it serves");
-  if (parent.is_paused())
-    throw Problem(409, "SANDBOX_PAUSED", "a sandbox that is paused is not forked; resume it first");
+// Of a machine that is gone on with.
+struct Origin {
+  const char* name;
+  uint64_t memory;
+  uint32_t cpus;
+  std::optional<policy::Policy> egress;
+};
+
+Origin running_origin(const Sandbox& sandbox) {
+  if (sandbox.state() != Sandbox::State::kRunning)
+    throw Problem(409, "SANDBOX_NOT_RUNNING", "a sandbox is saved and forked once it serves");
+  if (sandbox.is_paused())
+    throw Problem(409, "SANDBOX_PAUSED",
+                  "a sandbox that is paused is not saved and not forked; resume it first");
+  return {"sandbox", sandbox.memory(), sandbox.cpus(), sandbox.policy()};
+}
+
+// A machine is of the shape of what it goes on with. Throws a Problem.
+GuestOptions shape_of(const Origin& origin, const SandboxConfig& wanted) {
   GuestOptions options;
-  options.organisation = parent.organisation();
-  options.memory = parent.memory();
-  options.cpus = parent.cpus();
-  options.egress = wanted.has_egress ? wanted.egress : parent.policy();
+  options.memory = origin.memory;
+  options.cpus = origin.cpus;
+  options.egress = wanted.has_egress ? wanted.egress : origin.egress;
   if (wanted.has_memory && static_cast<uint64_t>(wanted.memory_mb) << 20 != options.memory)
     throw Problem(400, "INVALID_SANDBOX_CONFIG",
-                  fmt::format("memory_mb: a fork has the {} MiB of the sandbox that it is of",
-                              options.memory >> 20));
-  if (options.egress.has_value() != parent.policy().has_value())
-    throw Problem(400, "INVALID_SANDBOX_CONFIG",
-                  "allow_net: a fork has a network if the sandbox that it is of has one");
+                  fmt::format("memory_mb: it has the {} MiB of the {} that it is of",
+                              options.memory >> 20, origin.name));
+  if (options.egress.has_value() != origin.egress.has_value())
+    throw Problem(
+        400, "INVALID_SANDBOX_CONFIG",
+        fmt::format("allow_net: it has a network if the {} that it is of has one", origin.name));
   return options;
 }
 
 }  // namespace
 
 Sandboxes::Sandboxes(boost::asio::io_context& context, const Config& config, Store& store,
-                     GuestFactory factory)
+                     Snapshots& snapshots, GuestFactory factory)
     : context_(context),
       config_(config),
       store_(store),
+      snapshots_(snapshots),
       factory_(std::move(factory)),
       max_starting_(config.max_starting != 0
                         ? static_cast<size_t>(config.max_starting)
@@ -56,7 +70,8 @@ Sandboxes::Sandboxes(boost::asio::io_context& context, const Config& config, Sto
 
 std::shared_ptr<Sandbox> Sandboxes::create(const std::string& organisation,
                                            const SandboxConfig& wanted) {
-  if (!wanted.fork_of.empty()) return fork(organisation, wanted, 1).front();
+  if (!wanted.fork_of.empty() || !wanted.snapshot.empty())
+    return fork(organisation, wanted, 1).front();
   GuestOptions options;
   options.sandbox_id = new_sandbox_id(config_.region);
   options.organisation = organisation;
@@ -80,11 +95,21 @@ std::shared_ptr<Sandbox> Sandboxes::create(const std::string& organisation,
 
 std::vector<std::shared_ptr<Sandbox>> Sandboxes::fork(const std::string& organisation,
                                                       const SandboxConfig& wanted, size_t count) {
-  std::shared_ptr<Sandbox> parent = find(organisation, wanted.fork_of);
-  GuestOptions options = shape_of_fork(*parent, wanted);
+  std::shared_ptr<Sandbox> parent;
+  std::optional<Snapshot> snapshot;
+  GuestOptions options;
+  if (wanted.snapshot.empty()) {
+    parent = find(organisation, wanted.fork_of);
+    options = shape_of(running_origin(*parent), wanted);
+  } else {
+    snapshot = snapshots_.find(organisation, wanted.snapshot);
+    options = shape_of({"snapshot", snapshot->memory, snapshot->cpus, snapshot->egress}, wanted);
+  }
+  options.organisation = organisation;
+  options.is_restore = snapshot.has_value();
   check_limits(organisation, options.memory, count);
   check_deadline(wanted);
-  std::vector<std::shared_ptr<Sandbox>> forks;
+  Forks forks;
   for (size_t i = 0; i < count; i++) {
     options.sandbox_id = new_sandbox_id(config_.region);
     forks.push_back(std::make_shared<Sandbox>(context_, options,
@@ -94,23 +119,63 @@ std::vector<std::shared_ptr<Sandbox>> Sandboxes::fork(const std::string& organis
   try {
     for (const std::shared_ptr<Sandbox>& fork : forks) add(*fork, wanted);
   } catch (...) {
-    for (const std::shared_ptr<Sandbox>& fork : forks) fork->end("not all forks can be stored");
+    for (const std::shared_ptr<Sandbox>& fork : forks) fork->end("not all of them can be stored");
     throw;
   }
-  parent->save([this, forks](const std::shared_ptr<const Template>& saved) {
-    for (const std::shared_ptr<Sandbox>& fork : forks) {
-      if (fork->state() != Sandbox::State::kStarting) continue;
-      if (saved) {
-        fork->set_origin(saved);
-        waiting_.push_back(fork);
-      } else {
-        fork->fail(Problem(500, "SANDBOX_START_FAILED",
-                           "the sandbox cannot be forked; the server's log says why"));
-      }
-    }
-    start_waiting();
-  });
+  if (snapshot) {
+    snapshots_.open(*snapshot, [this, forks](const auto& saved, const Problem* problem) {
+      begin(forks, saved, problem);
+    });
+  } else {
+    parent->save([this, forks](const std::shared_ptr<const Template>& saved) {
+      Problem problem(500, "SANDBOX_START_FAILED",
+                      "the sandbox cannot be forked; the server's log says why");
+      begin(forks, saved, &problem);
+    });
+  }
   return forks;
+}
+
+// `problem`: where nothing was saved.
+void Sandboxes::begin(const Forks& forks, const std::shared_ptr<const Template>& saved,
+                      const Problem* problem) {
+  for (const std::shared_ptr<Sandbox>& fork : forks) {
+    if (fork->state() != Sandbox::State::kStarting) continue;
+    if (saved) {
+      fork->set_origin(saved);
+      waiting_.push_back(fork);
+    } else {
+      fork->fail(*problem);
+    }
+  }
+  start_waiting();
+}
+
+void Sandboxes::take_snapshot(const std::string& organisation, const std::string& id,
+                              const std::string& name, Taken done) {
+  std::shared_ptr<Sandbox> sandbox = find(organisation, id);
+  Origin origin = running_origin(*sandbox);
+  Snapshot snapshot{.id = new_snapshot_id(config_.region),
+                    .name = name,
+                    .organisation = organisation,
+                    .sandbox_id = id,
+                    .created_ms = wall_ms(),
+                    .memory = origin.memory,
+                    .cpus = origin.cpus,
+                    .egress = origin.egress};
+  snapshots_.claim(snapshot);
+  sandbox->save([this, snapshot,
+                 done = std::move(done)](const std::shared_ptr<const Template>& saved) mutable {
+    if (!saved) {
+      snapshots_.drop_claim(snapshot.id);
+      Problem problem(500, "SNAPSHOT_FAILED",
+                      "the sandbox cannot be saved; the server's log says why");
+      return done(snapshot, &problem);
+    }
+    snapshots_.keep(snapshot, saved, [snapshot, done = std::move(done)](const Problem* problem) {
+      done(snapshot, problem);
+    });
+  });
 }
 
 // What is in running_ already.

@@ -13,6 +13,7 @@
 #include "control/config.h"
 #include "control/sandbox.h"
 #include "control/sandbox_config.h"
+#include "control/snapshots.h"
 #include "control/store.h"
 
 namespace hutch::control {
@@ -20,15 +21,21 @@ namespace hutch::control {
 class Sandboxes {
  public:
   Sandboxes(boost::asio::io_context& context, const Config& config, Store& store,
-            GuestFactory factory);
+            Snapshots& snapshots, GuestFactory factory);
 
   // Starts one, or lets it wait for its turn: of those that boot at the same time each takes as
   // long as all of them, so no more do than Config::max_starting. Throws a Problem.
   std::shared_ptr<Sandbox> create(const std::string& organisation, const SandboxConfig& wanted);
   // Starts `count` that go on where `wanted.fork_of`, a sandbox of the organisation that runs, is
-  // now: it is saved once, and all are of that moment. Throws a Problem, and then none is made.
+  // now, or where `wanted.snapshot` is: it is saved once, and all are of that moment. Throws a
+  // Problem, and then none is made.
   std::vector<std::shared_ptr<Sandbox>> fork(const std::string& organisation,
                                              const SandboxConfig& wanted, size_t count);
+  // Saves one that runs to a snapshot, which may have a name; it goes on. `done` is called later.
+  // Throws a Problem.
+  using Taken = std::function<void(const Snapshot& snapshot, const Problem* problem)>;
+  void take_snapshot(const std::string& organisation, const std::string& id,
+                     const std::string& name, Taken done);
   // One that has not ended. Throws a Problem: it is not there or another's, or it has ended.
   std::shared_ptr<Sandbox> find(const std::string& organisation, const std::string& id) const;
   // Null when it has ended; throws a Problem when it is not there or another's.
@@ -44,6 +51,9 @@ class Sandboxes {
   boost::asio::io_context& context() const { return context_; }
 
  private:
+  using Forks = std::vector<std::shared_ptr<Sandbox>>;
+  void begin(const Forks& forks, const std::shared_ptr<const Template>& saved,
+             const Problem* problem);
   void check_limits(const std::string& organisation, uint64_t memory, size_t count) const;
   void add(Sandbox& sandbox, const SandboxConfig& wanted);
   void start(Sandbox& sandbox);
@@ -53,6 +63,7 @@ class Sandboxes {
   boost::asio::io_context& context_;
   const Config& config_;
   Store& store_;
+  Snapshots& snapshots_;
   GuestFactory factory_;
   std::map<std::string, std::shared_ptr<Sandbox>> running_;
   size_t starting_ = 0, max_starting_;

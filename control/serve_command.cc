@@ -114,12 +114,15 @@ int serve(const Config& config) {
   boost::asio::io_context context(1);
   NetworkLogs logs(folder.events());
   Templates templates(context, folder.templates(parts.scratch), parts, !config.no_templates);
-  Sandboxes sandboxes(context, config, store,
+  Snapshots snapshots(context, folder.snapshots(parts.scratch), templates.key(),
+                      {Templates::identity_of(parts.image), config.ipv6},
+                      static_cast<size_t>(config.max_snapshots));
+  Sandboxes sandboxes(context, config, store, snapshots,
                       machine_factory(context, config, parts, logs, templates));
   // The emulated machine's network is the host's alone, and its ports are forwarded there.
   std::string address = artefacts::is_in_machine() ? "0.0.0.0" : config.listen;
   Tls tls = choose_tls(config, folder);
-  Server server(context, Services{config, store, sandboxes, logs}, address,
+  Server server(context, Services{config, store, sandboxes, snapshots, templates, logs}, address,
                 static_cast<uint16_t>(config.port), tls.make);
   Ending ending(context, server, sandboxes);
   fmt::print("{}ready\n", folder.write_environment(config, token, tls.authority));

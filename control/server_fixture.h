@@ -163,10 +163,14 @@ class FakeChannel final : public Channel {
 class FakeGuest final : public Guest {
  public:
   FakeGuest(asio::io_context& context, const GuestOptions& options, GuestEvents& events,
-            Behaviour behaviour, const NetworkLogs& logs, Counts& counts)
+            Behaviour behaviour, const NetworkLogs& logs, Templates& templates, Counts& counts)
       : context_(context),
         events_(events),
         behaviour_(behaviour),
+        path_(!options.from        ? Path::kBoot
+              : options.is_restore ? Path::kRestore
+                                   : Path::kFork),
+        templates_(templates),
         counts_(counts),
         timer_(context,
                std::chrono::milliseconds(behaviour == Behaviour::kStartsSlowly ? 100 : 0)) {
@@ -180,7 +184,7 @@ class FakeGuest final : public Guest {
       if (*gone || error || behaviour_ == Behaviour::kNeverStarts) return;
       started();
       if (behaviour_ != Behaviour::kFailsToStart) {
-        events_.on_ready();
+        events_.on_ready(path_);
       } else {
         events_.on_ended("the fake does not start");
       }
@@ -201,8 +205,8 @@ class FakeGuest final : public Guest {
   void save(Saved done) override {
     bool fails = behaviour_ == Behaviour::kCannotBeSaved;
     counts_.saved++;
-    asio::post(context_, [done = std::move(done), fails] {
-      done(fails ? nullptr : std::make_shared<Template>());
+    asio::post(context_, [done = std::move(done), fails, this] {
+      done(fails ? nullptr : templates_.finish_own(templates_.begin_own()));
     });
   }
   void set_paused(bool paused, std::function<void(bool)> done) override {
@@ -229,6 +233,8 @@ class FakeGuest final : public Guest {
   asio::io_context& context_;
   GuestEvents& events_;
   Behaviour behaviour_;
+  Path path_;
+  Templates& templates_;
   Counts& counts_;
   asio::steady_timer timer_;
   bool starting_ = true;
@@ -319,11 +325,19 @@ class Fixture {
   Store store{":memory:"};
 
  private:
-  Sandboxes sandboxes_{
-      context_, config, store, [this](const GuestOptions& options, GuestEvents& events) {
-        return std::make_unique<FakeGuest>(context_, options, events, behaviour_, logs_, counts);
-      }};
-  Server server_{context_, Services{config, store, sandboxes_, logs_}, "127.0.0.1", 0, make_tls_};
+  Templates templates_{context_, folder_.path + "/templates", {}, true};
+  Snapshots snapshots_{context_,
+                       folder_.path + "/snapshots",
+                       templates_.key(),
+                       {"image", false},
+                       static_cast<size_t>(config.max_snapshots)};
+  Sandboxes sandboxes_{context_, config, store, snapshots_,
+                       [this](const GuestOptions& options, GuestEvents& events) {
+                         return std::make_unique<FakeGuest>(context_, options, events, behaviour_,
+                                                            logs_, templates_, counts);
+                       }};
+  Server server_{context_, Services{config, store, sandboxes_, snapshots_, templates_, logs_},
+                 "127.0.0.1", 0, make_tls_};
   std::thread thread_;
 };
 

@@ -188,6 +188,104 @@ TEST_CASE("a sandbox that cannot be saved cannot be forked, and goes on") {
   CHECK(parent.call(1, "echo", 5)["result"]["ok"] == 5);
 }
 
+TEST_CASE("a snapshot is taken of a sandbox, and sandboxes begin with it, in its shape") {
+  Config config;
+  config.max_snapshots = 2;
+  Fixture fixture(config);
+  std::string id, first;
+  auto get = [&](const std::string& path) { return fixture.request(http::verb::get, path); };
+  {
+    Socket parent(fixture, kCreate, json{{"memory_mb", 512}, {"allow_net", {"example.com"}}});
+    REQUIRE(parent.status == 101);
+    first = parent.id;
+    std::string path = "/api/v3/sandbox/" + parent.id + "/snapshot";
+    auto take = [&](const json& body, const std::string& with = "own") {
+      return fixture.request(http::verb::post, path, body.dump(), with);
+    };
+    for (const json& bad : {json{{"name", "A"}}, json{{"name", 5}}, json(5)})
+      CHECK(take(bad).status == 400);
+    CHECK(take(json::object(), fixture.other_token).status == 404);
+    CHECK(fixture.counts.saved == 0);
+    Fixture::Answer taken = take({{"name", "ready"}});
+    REQUIRE(taken.status == 200);
+    CHECK(taken.body["name"] == "ready");
+    CHECK(taken.body["sandbox"] == parent.id);
+    CHECK(taken.body["memory_mb"] == 512);
+    CHECK(taken.body["allow_net"] == json{"example.com"});
+    id = taken.body["id"];
+    CHECK(id.starts_with("snp_loc_"));
+    CHECK(take({{"name", "ready"}}).status == 409);
+    CHECK(fixture.request(http::verb::post, path).status == 200);
+    CHECK(take(json::object()).status == 429);
+    CHECK(fixture.counts.saved == 2);
+    CHECK(parent.call(1, "echo", 5)["result"]["ok"] == 5);
+  }
+  CHECK(get("/api/v3/snapshots").body.size() == 2);
+  CHECK(get("/api/v3/snapshots/ready").body["id"] == id);
+  CHECK(fixture.request(http::verb::get, "/api/v3/snapshots", "", fixture.other_token).body ==
+        json::array());
+  CHECK(
+      fixture.request(http::verb::get, "/api/v3/snapshots/" + id, "", fixture.other_token).status ==
+      404);
+  // Its sandbox has ended.
+  CHECK(fixture.request(http::verb::delete_, "/api/v3/sandbox/" + first).status == 200);
+  for (const std::string& name : {id, std::string("ready")}) {
+    json root = {{"volume", name}};
+    Socket restored(fixture, kCreate, json{{"root", root}, {"memory_mb", 1280}});
+    REQUIRE(restored.status == 101);
+    CHECK(get("/api/v3/sandbox/" + restored.id + "/policy").body["allow_net"] ==
+          json{"example.com"});
+    CHECK(Socket(fixture, kCreate, json{{"root", root}, {"memory_mb", 1024}}).status == 400);
+    CHECK(Socket(fixture, kCreate, json{{"root", root}}, fixture.other_token).status == 404);
+    for (const json& one : get("/api/v2/sandboxes").body)
+      if (one["id"] == restored.id) CHECK(one["path"] == "restore");
+  }
+  CHECK(fixture.counts.forks == 2);
+  Fixture::Answer made =
+      fixture.request(http::verb::post, "/api/v3/snapshots/ready/restore",
+                      json{{"count", 3}, {"stop_at_ms", wall_ms() + 60'000}}.dump());
+  REQUIRE(made.status == 200);
+  CHECK(made.body["ids"].size() == 3);
+  CHECK(fixture.request(http::verb::post, "/api/v3/snapshots/ready/restore").status == 400);
+  CHECK(fixture.request(http::verb::delete_, "/api/v3/snapshots/ready").status == 200);
+  CHECK(get("/api/v3/snapshots/ready").status == 404);
+  CHECK(get("/api/v3/snapshots").body.size() == 1);
+  CHECK(fixture
+            .request(http::verb::post, "/api/v3/snapshots/ready/restore",
+                     json{{"stop_at_ms", wall_ms() + 60'000}}.dump())
+            .status == 404);
+  CHECK(Socket(fixture, kCreate, json{{"root", {{"volume", "../x"}}}}).status == 400);
+}
+
+TEST_CASE("a sandbox that cannot be saved leaves no snapshot, and its name is free") {
+  Fixture fixture({}, Behaviour::kCannotBeSaved);
+  Socket parent(fixture, kCreate);
+  REQUIRE(parent.status == 101);
+  for (int i = 0; i < 2; i++)
+    CHECK(fixture
+              .request(http::verb::post, "/api/v3/sandbox/" + parent.id + "/snapshot",
+                       json{{"name", "ready"}}.dump())
+              .status == 500);
+  CHECK(fixture.request(http::verb::get, "/api/v3/snapshots").body == json::array());
+}
+
+TEST_CASE("a template is built when there is none, in sizes that the server gives") {
+  Fixture fixture;
+  auto build = [&](const json& body) {
+    return fixture.request(http::verb::post, "/api/v3/templates", body.dump());
+  };
+  for (const json& bad : {json{{"memory_mb", 1}}, json{{"memory_mb", "1"}}, json{{"network", 5}}})
+    CHECK(build(bad).status == 400);
+  // The fake leaves none behind, which is said.
+  Fixture::Answer made = build(json::object());
+  CHECK(made.status == 500);
+  CHECK(made.body["code"] == "TEMPLATE_FAILED");
+  Config off;
+  off.no_templates = true;
+  Fixture without(off);
+  CHECK(without.request(http::verb::post, "/api/v3/templates").status == 409);
+}
+
 TEST_CASE("one that fails to start gives its turn to the next") {
   Config config;
   config.max_starting = 1;
@@ -430,8 +528,9 @@ TEST_CASE("every route answers, errors as {code, message}; other methods are ref
       for (http::verb verb : {http::string_to_verb(route.method), http::verb::options})
         CHECK(fixture.request(verb, path, "{}", "x").body["code"] == "INVALID_TOKEN");
   }
-  CHECK(codes ==
-        std::set<std::string>{"INVALID_BODY", "NOT_SUPPORTED", "NO_NETWORK", "UPGRADE_REQUIRED"});
+  CHECK(codes == std::set<std::string>{"INVALID_BODY", "NOT_SUPPORTED", "NO_NETWORK",
+                                       "SNAPSHOT_NOT_FOUND", "TEMPLATE_FAILED",
+                                       "UPGRADE_REQUIRED"});
 }
 
 TEST_CASE("a path is taken as it is: nothing in it leads elsewhere") {

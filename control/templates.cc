@@ -7,13 +7,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <boost/asio/post.hpp>
-#include <condition_variable>
 #include <cstring>
 #include <filesystem>
-#include <mutex>
 #include <stdexcept>
-#include <thread>
+#include <vector>
 
 #include "base/log.h"
 #include "base/sys.h"
@@ -22,21 +19,12 @@
 namespace hutch::control {
 namespace {
 
-namespace asio = boost::asio;
 namespace fs = std::filesystem;
 
 constexpr const char* kMemory = "/memory";
 constexpr const char* kState = "/state";
 constexpr const char* kLayer = "/layer";
 constexpr const char* kUnfinished = ".new";
-
-// The name of a file's content, as far as that can be had without reading it.
-std::string identity_of(const std::string& path) {
-  struct stat status {};
-  if (::stat(path.c_str(), &status) < 0) return path + ":missing";
-  return fmt::format("{}:{}:{}:{}.{}", path, status.st_ino, status.st_size, status.st_mtim.tv_sec,
-                     status.st_mtim.tv_nsec);
-}
 
 std::string hash(const std::string& text) {
   unsigned char digest[EVP_MAX_MD_SIZE];
@@ -49,8 +37,8 @@ std::string hash(const std::string& text) {
 }
 
 // The key that ties what is saved to this folder.
-std::array<uint8_t, 16> read_key(const std::string& path) {
-  std::array<uint8_t, 16> key{};
+SealKey read_key(const std::string& path) {
+  SealKey key{};
   Result<std::string> text = read_file(path, key.size());
   if (!text || text->size() != key.size()) {
     if (::getrandom(key.data(), key.size(), 0) != static_cast<ssize_t>(key.size()))
@@ -68,15 +56,7 @@ Fd make(const std::string& path) {
 
 }  // namespace
 
-// How many threads are at it.
-struct Templates::Finishing {
-  std::mutex mutex;
-  std::condition_variable changed;
-  int count = 0;
-};
-
-Draft::Draft(std::string folder, std::string target)
-    : folder_(std::move(folder)), target_(std::move(target)) {
+Draft::Draft(std::string folder) : folder_(std::move(folder)) {
   if (::mkdir(folder_.c_str(), 0700) < 0)
     throw std::runtime_error(fmt::format("making {}: {}", folder_, std::strerror(errno)));
   memory = make(folder_ + kMemory);
@@ -89,44 +69,79 @@ Draft::~Draft() {
   if (!folder_.empty()) fs::remove_all(folder_, ignored);
 }
 
-void Draft::finish(std::unique_ptr<Draft> draft, std::function<void()> done) {
-  std::thread([draft = std::move(draft), done = std::move(done)]() mutable {
-    bool durable = true;
-    for (const Fd* file : {&draft->memory, &draft->layer, &draft->state})
-      durable = durable && ::fsync(file->get()) == 0;
-    if (durable && ::rename(draft->folder_.c_str(), draft->target_.c_str()) == 0) {
-      draft->folder_.clear();
-    } else {
-      log_warning("a template cannot be kept: {}", std::strerror(errno));
-    }
-    draft.reset();
-    done();
-  }).detach();
+void Draft::move_to(const std::string& folder) {
+  if (::rename(folder_.c_str(), folder.c_str()) < 0)
+    throw std::runtime_error(
+        fmt::format("moving {} to {}: {}", folder_, folder, std::strerror(errno)));
+  folder_.clear();
 }
 
-Templates::Templates(asio::io_context& context, std::string folder, const artefacts::Parts& parts,
-                     bool on)
-    : context_(context),
-      folder_(std::move(folder)),
-      on_(on),
-      finishing_(std::make_shared<Finishing>()) {
+std::shared_ptr<Template> open_saved(const std::string& folder, const SealKey& key) {
+  auto found = std::make_shared<Template>();
+  found->memory = value_or_throw(open_file(folder + kMemory, O_RDONLY));
+  found->state = value_or_throw(open_file(folder + kState, O_RDONLY));
+  found->layer = folder + kLayer;
+  found->key = key;
+  return found;
+}
+
+Templates::Templates(boost::asio::io_context& context, std::string folder,
+                     const artefacts::Parts& parts, bool on)
+    : folder_(std::move(folder)), on_(on), background_(context) {
   std::error_code error;
   fs::create_directories(folder_, error);
   if (error || ::chmod(folder_.c_str(), 0700) < 0)
     throw std::runtime_error(fmt::format("the folder {} cannot be made: {}", folder_,
                                          error ? error.message() : std::strerror(errno)));
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder_, error))
-    if (entry.path().extension() == kUnfinished) fs::remove_all(entry.path(), error);
   key_ = read_key(folder_ + "/key");
-  identity_ = HUTCH_VERSION;
+  std::string identity = HUTCH_VERSION;
   for (const std::string& path :
        {parts.kernel, parts.initramfs, parts.image, parts.layer, parts.vmm})
-    identity_ += "\n" + identity_of(path);
+    identity += "\n" + identity_of(path);
+  identity_ = hash(identity);
+  std::vector<fs::path> found;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder_, error))
+    if (entry.is_directory()) found.push_back(entry);
+  for (const fs::path& entry : found) {
+    if (entry.extension() == kUnfinished) {
+      fs::remove_all(entry, error);
+    } else {
+      check(entry.filename());
+    }
+  }
 }
 
-Templates::~Templates() {
-  std::unique_lock lock(finishing_->mutex);
-  finishing_->changed.wait(lock, [this] { return finishing_->count == 0; });
+// What an earlier server left.
+void Templates::check(const std::string& name) {
+  busy_.insert(name);
+  auto failure = std::make_shared<std::string>();
+  background_.run(
+      [path = folder_ + "/" + name, key = key_, identity = identity_, failure] {
+        try {
+          if (read_seal(path, key).at("identity") != identity)
+            throw std::runtime_error("it is of another kernel, image or program");
+          check_sealed_files(path, key);
+        } catch (const std::exception& error) {
+          *failure = error.what();
+          std::error_code ignored;
+          fs::remove_all(path, ignored);
+        }
+      },
+      [this, name, failure] {
+        if (failure->empty()) {
+          usable_.insert(name);
+        } else {
+          log_info("the template {} is removed: {}", name, *failure);
+        }
+        settled(name);
+      });
+}
+
+std::string Templates::identity_of(const std::string& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) < 0) return path + ":missing";
+  return fmt::format("{}:{}:{}:{}.{}", path, status.st_ino, status.st_size, status.st_mtim.tv_sec,
+                     status.st_mtim.tv_nsec);
 }
 
 std::string Templates::name(const Shape& shape) const {
@@ -134,37 +149,33 @@ std::string Templates::name(const Shape& shape) const {
                           shape.ipv6, shape.organisation));
 }
 
-std::optional<Template> Templates::find(const Shape& shape) const {
-  if (!on_) return std::nullopt;
+std::shared_ptr<const Template> Templates::find(const Shape& shape) const {
   std::string name = this->name(shape);
-  // While it is on its way to the disk as well: it is whole then.
-  std::string folder = folder_ + "/" + name;
-  Result<Fd> memory = open_file(folder + kMemory, O_RDONLY);
-  Result<Fd> state = open_file(folder + kState, O_RDONLY);
-  if (!memory || !state) return std::nullopt;
-  Template found;
-  found.memory = *std::move(memory);
-  found.state = *std::move(state);
-  found.layer = folder + kLayer;
-  found.key = key_;
-  return found;
+  if (!on_ || !usable_.contains(name)) return nullptr;
+  try {
+    return open_saved(folder_ + "/" + name, key_);
+  } catch (const std::exception& error) {
+    log_warning("the template {} is of no use: {}", name, error.what());
+    return nullptr;
+  }
 }
 
 std::unique_ptr<Draft> Templates::begin(const Shape& shape) {
   if (!on_) return nullptr;
   std::string name = this->name(shape);
-  std::string target = folder_ + "/" + name;
-  if (fs::exists(target) || !busy_.insert(name).second) return nullptr;
+  if (bad_.contains(name) || fs::exists(folder_ + "/" + name) || !busy_.insert(name).second)
+    return nullptr;
   try {
-    return std::make_unique<Draft>(target + kUnfinished, target);
+    return std::make_unique<Draft>(folder_ + "/" + name + kUnfinished);
   } catch (const std::exception& error) {
     log_warning("no template: {}", error.what());
+    settled(name);
     return nullptr;
   }
 }
 
 std::unique_ptr<Draft> Templates::begin_own() {
-  return std::make_unique<Draft>(fmt::format("{}/own-{}{}", folder_, ++own_, kUnfinished), "");
+  return std::make_unique<Draft>(fmt::format("{}/own-{}{}", folder_, ++own_, kUnfinished));
 }
 
 std::shared_ptr<const Template> Templates::finish_own(std::unique_ptr<Draft> draft) const {
@@ -173,31 +184,54 @@ std::shared_ptr<const Template> Templates::finish_own(std::unique_ptr<Draft> dra
   result->state = std::move(draft->state);
   result->layer = draft->layer_file();
   result->key = key_;
-  result->owner = std::shared_ptr<Draft>(std::move(draft));
+  result->owner = std::move(draft);
   return result;
 }
 
+// Its files are on their way to the disk for long.
 void Templates::finish(const Shape& shape, std::unique_ptr<Draft> draft) {
-  {
-    std::lock_guard lock(finishing_->mutex);
-    finishing_->count++;
-  }
-  Draft::finish(std::move(draft), [this, finishing = finishing_, name = name(shape)] {
-    asio::post(context_, [this, name] { busy_.erase(name); });
-    std::lock_guard lock(finishing->mutex);
-    finishing->count--;
-    finishing->changed.notify_all();
-  });
+  std::string name = this->name(shape);
+  auto failure = std::make_shared<std::string>();
+  background_.run(
+      [draft = std::shared_ptr<Draft>(std::move(draft)), target = folder_ + "/" + name, key = key_,
+       identity = identity_, failure] {
+        try {
+          seal_folder(draft->folder(), key, {{"identity", identity}});
+          draft->move_to(target);
+        } catch (const std::exception& error) {
+          *failure = error.what();
+        }
+      },
+      [this, name, failure] {
+        if (failure->empty()) {
+          usable_.insert(name);
+        } else {
+          log_warning("a template cannot be kept: {}", *failure);
+        }
+        settled(name);
+      });
 }
 
 void Templates::give_up(const Shape& shape, std::unique_ptr<Draft> draft) {
   draft.reset();
-  busy_.erase(name(shape));
+  settled(name(shape));
+}
+
+void Templates::settled(const std::string& name) {
+  busy_.erase(name);
+  while (waiting_.contains(name)) waiting_.extract(name).mapped()(usable_.contains(name));
+}
+
+void Templates::when_settled(const Shape& shape, std::function<void(bool)> done) {
+  std::string name = this->name(shape);
+  if (!busy_.contains(name)) return done(usable_.contains(name));
+  waiting_.emplace(name, std::move(done));
 }
 
 void Templates::discard(const Shape& shape) {
   std::string name = this->name(shape);
-  busy_.insert(name);
+  bad_.insert(name);
+  usable_.erase(name);
   std::error_code error;
   fs::remove_all(folder_ + "/" + name, error);
   if (error) log_warning("the template {} cannot be removed: {}", name, error.message());

@@ -2,21 +2,24 @@
 // forked from one instead of being booted: it maps the saved memory copy-on-write.
 //
 // The first sandbox of a shape boots, is saved before its creator has it, and goes on. A template
-// is a folder that is there whole or not at all; whatever changes a machine (kernel, images,
-// programs, CPUs, memory, network) is in its name, so what was built anew is saved anew.
+// is a folder that is there whole or not at all, and sealed (seal.h): what an earlier server left
+// is used once its files have been read and are as they were. Whatever changes a machine (kernel,
+// images, programs, CPUs, memory, network) is in its name, so what was built anew is saved anew,
+// and what was saved before that is removed.
 #pragma once
 
-#include <array>
 #include <boost/asio/io_context.hpp>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
-#include <optional>
 #include <set>
 #include <string>
 
 #include "artefacts/artefacts.h"
 #include "base/fd.h"
+#include "control/background.h"
+#include "control/seal.h"
 
 namespace hutch::control {
 
@@ -30,44 +33,47 @@ struct Shape {
   std::string organisation;
 };
 
+class Draft;
+
 struct Template {
   Fd memory, state;   // read only
   std::string layer;  // file: the writable layer as it was then
-  std::array<uint8_t, 16> key{};
-  std::shared_ptr<void> owner;  // whose end removes the files; null: they stay
+  SealKey key{};
+  std::shared_ptr<Draft> owner;  // whose end removes the files; null: they stay
 };
+
+// What lies in a folder. Throws std::runtime_error.
+std::shared_ptr<Template> open_saved(const std::string& folder, const SealKey& key);
 
 // One that is being made: its files, empty, for writing.
 class Draft {
  public:
-  Draft(std::string folder, std::string target);
+  explicit Draft(std::string folder);
   // Removes what is not finished.
   ~Draft();
   Draft(const Draft&) = delete;
   Draft& operator=(const Draft&) = delete;
 
-  // Makes it a template, on a thread of its own: its files are on their way to the disk for long.
-  // Logs when that fails.
-  static void finish(std::unique_ptr<Draft> draft, std::function<void()> done);
-
+  // Its files have another folder from now on, and stay. Throws std::runtime_error.
+  void move_to(const std::string& folder);
+  const std::string& folder() const { return folder_; }
   std::string layer_file() const { return folder_ + "/layer"; }
 
   Fd memory, state, layer;
 
  private:
-  std::string folder_, target_;
+  std::string folder_;  // empty: it has none any more
 };
 
 class Templates {
  public:
   // In `folder`, which is made when it is missing; what is unfinished in there is removed. With
-  // `on` false none are made for shapes. Throws std::runtime_error.
+  // `on` false none are made for shapes. Throws std::runtime_error. Its end waits for those that
+  // are being finished.
   Templates(boost::asio::io_context& context, std::string folder, const artefacts::Parts& parts,
             bool on);
-  // Waits for those that are being finished.
-  ~Templates();
-
-  std::optional<Template> find(const Shape& shape) const;
+  // Null: there is none, or it is not finished or not checked yet.
+  std::shared_ptr<const Template> find(const Shape& shape) const;
   // Nothing when there is one, when somebody else makes it, or when it cannot be.
   std::unique_ptr<Draft> begin(const Shape& shape);
   // One for a machine of its own, which is gone with its last user. Throws std::runtime_error.
@@ -79,20 +85,29 @@ class Templates {
   void give_up(const Shape& shape, std::unique_ptr<Draft> draft);
   // It does not work: it is removed, and not made again by this server.
   void discard(const Shape& shape);
-  const std::array<uint8_t, 16>& key() const { return key_; }
+  // Calls `done` once none of this shape is being made or checked, perhaps from inside this call:
+  // with whether there is one.
+  void when_settled(const Shape& shape, std::function<void(bool is_there)> done);
+  const std::string& folder() const { return folder_; }
+  const SealKey& key() const { return key_; }
+  // The name of a file's content, as far as that can be had without reading it.
+  static std::string identity_of(const std::string& path);
 
  private:
   std::string name(const Shape& shape) const;
+  void check(const std::string& name);
+  void settled(const std::string& name);
 
-  boost::asio::io_context& context_;
   std::string folder_;
   std::string identity_;  // of all that goes into a machine
   bool on_;
-  std::array<uint8_t, 16> key_{};
-  std::set<std::string> busy_;  // being made, or not to be made
-  uint64_t own_ = 0;            // that were begun
-  struct Finishing;
-  std::shared_ptr<Finishing> finishing_;
+  SealKey key_{};
+  std::set<std::string> usable_;  // as they were sealed
+  std::set<std::string> busy_;    // being made or checked
+  std::set<std::string> bad_;     // not to be made
+  std::multimap<std::string, std::function<void(bool)>> waiting_;
+  uint64_t own_ = 0;  // that were begun
+  Background background_;
 };
 
 }  // namespace hutch::control

@@ -3,9 +3,11 @@
 #include <doctest/doctest.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <optional>
 
 #include "base/sys.h"
 
@@ -32,6 +34,28 @@ struct World {
   std::unique_ptr<Templates> templates(bool on = true) {
     return std::make_unique<Templates>(context, folder + "/templates", parts, on);
   }
+  // Once those that an earlier server left have been read.
+  std::unique_ptr<Templates> settled_templates() {
+    auto all = templates();
+    settle(*all, kShape);
+    return all;
+  }
+  bool settle(Templates& all, const Shape& shape) {
+    std::optional<bool> is_there;
+    all.when_settled(shape, [&](bool found) { is_there = found; });
+    for (int i = 0; i < 10'000 && !is_there; i++) {
+      context.restart();
+      if (context.poll() == 0) ::usleep(1000);
+    }
+    REQUIRE(is_there);
+    return *is_there;
+  }
+  // The one folder that there is.
+  std::string only() {
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder + "/templates"))
+      if (entry.is_directory()) return entry.path();
+    return "";
+  }
   // Makes one, and waits for it.
   void make(const Shape& shape) {
     auto all = templates();
@@ -43,6 +67,9 @@ struct World {
     CHECK(!all->find(shape));
     CHECK(!all->begin(shape));
     all->finish(shape, std::move(draft));
+    CHECK(!all->find(shape));
+    CHECK(settle(*all, shape));
+    CHECK(all->find(shape));
   }
 
   boost::asio::io_context context{1};
@@ -56,7 +83,11 @@ TEST_CASE("a template is found once it is finished, by its shape, also by the ne
   World world;
   world.make(kShape);
   auto all = world.templates();
-  std::optional<Template> found = all->find(kShape);
+  // Not before its files have been read.
+  CHECK(!all->find(kShape));
+  CHECK(!all->begin(kShape));
+  CHECK(world.settle(*all, kShape));
+  std::shared_ptr<const Template> found = all->find(kShape);
   REQUIRE(found);
   CHECK(read_file(found->layer, 100).value() == "layer");
   std::string bytes(6, 0);
@@ -79,10 +110,29 @@ TEST_CASE("a template is found once it is finished, by its shape, also by the ne
 TEST_CASE("what a machine is made of being another makes it another template") {
   World world;
   world.make(kShape);
+  std::string old = world.only();
   std::ofstream(world.parts.initramfs) << "another content";
-  auto all = world.templates();
+  auto all = world.settled_templates();
   CHECK(!all->find(kShape));
   CHECK(all->begin(kShape));
+  // What nobody can use takes no space.
+  all.reset();
+  CHECK(!fs::exists(old));
+}
+
+TEST_CASE("C14: one that was damaged while no server ran is none, and another one is made") {
+  for (const char* name : {"/memory", "/state", "/layer", "/seal"}) {
+    World world;
+    world.make(kShape);
+    std::string file = world.only() + name;
+    std::string text = read_file(file, 1 << 20).value();
+    text[3] = static_cast<char>(text[3] ^ 1);
+    std::ofstream(file) << text;
+    auto all = world.settled_templates();
+    CHECK(!all->find(kShape));
+    CHECK(world.only().empty());
+    CHECK(all->begin(kShape));
+  }
 }
 
 TEST_CASE("what is not finished is none, and is removed by the next server") {
@@ -112,7 +162,7 @@ TEST_CASE("what is not finished is none, and is removed by the next server") {
 TEST_CASE("one that is of no use is removed, and not made again") {
   World world;
   world.make(kShape);
-  auto all = world.templates();
+  auto all = world.settled_templates();
   REQUIRE(all->find(kShape));
   all->discard(kShape);
   CHECK(!all->find(kShape));

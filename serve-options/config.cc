@@ -53,6 +53,8 @@ constexpr std::array kKeys = {
               "Memory that all sandboxes may have at a time; 0 is no limit"},
     ConfigKey{"max_starting", &Config::max_starting, 0, 100000, "N",
               "Sandboxes that boot at the same time, others wait; 0 is the number of CPUs"},
+    ConfigKey{"max_snapshots", &Config::max_snapshots, 0, 100000, "N",
+              "Snapshots that an organisation may have at a time"},
     ConfigKey{"no_templates", &Config::no_templates, kNone, kNone, "",
               "Boot each sandbox instead of forking it from a saved one of its size"},
     ConfigKey{"disk_reserve_mb", &Config::disk_reserve_mb, 0, 1 << 30, "MIB",

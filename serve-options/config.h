@@ -36,6 +36,7 @@ struct Config {
   int64_t max_total_sandboxes = 100;
   int64_t max_total_memory_mb = 0;
   int64_t max_starting = 0;
+  int64_t max_snapshots = 20;
   bool no_templates = false;
   int64_t disk_reserve_mb = 256;
   int64_t max_lifetime_s = 1800;

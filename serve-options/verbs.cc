@@ -185,28 +185,104 @@ NetworkVerbs add_network(CLI::App& parent) {
   return verbs;
 }
 
+namespace {
+
+constexpr const char* kServer =
+    "\n\nThe server is the one that `hutch env` leads to, or that of the data folder.";
+
+// A verb of one sandbox or snapshot.
+CLI::App* add_life_verb(CLI::App& parent, const LifeVerbs& verbs, const char* name,
+                        const char* about) {
+  CLI::App* verb = parent.add_subcommand(name, about);
+  keep(*verb, verbs.arguments);
+  add_config(*verb, verbs.arguments->config, false);
+  verb->add_flag("--json", verbs.arguments->json, "As JSON");
+  return verb;
+}
+
+void add_count(CLI::App& verb, LifeArguments& arguments) {
+  verb.add_option("-n,--count", arguments.count, "How many (default 1)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 1000));
+  verb.add_option("--timeout", arguments.timeout,
+                  "They end after this time, such as 90s, 10m or 12h (default 1h)")
+      ->type_name("TIME");
+}
+
+void add_snapshots(CLI::App& parent, LifeVerbs& verbs) {
+  LifeArguments& arguments = *verbs.arguments;
+  verbs.snapshot = add_life_verb(parent, verbs, "snapshot",
+                                 "Save a sandbox, with all that runs in it, to go on with later");
+  verbs.snapshot->add_option("ID", arguments.id, "The id of a sandbox")->required();
+  verbs.snapshot
+      ->add_option("--name", arguments.name,
+                   "What to call it: 2 to 32 lower-case letters, digits and hyphens")
+      ->type_name("NAME");
+  verbs.snapshot->footer(
+      std::string("Examples:\n  hutch snapshot sbx_loc_...\n"
+                  "  hutch snapshot --name ready sbx_loc_...\n\n"
+                  "Prints the id of the snapshot. The sandbox goes on; the snapshot stays when it "
+                  "has ended,\nand when the server has.") +
+      kServer);
+  verbs.restore = add_life_verb(parent, verbs, "restore",
+                                "Make sandboxes that go on where a snapshot is, with its programs");
+  verbs.restore->add_option("SNAPSHOT", arguments.id, "Its id or name")->required();
+  add_count(*verbs.restore, arguments);
+  verbs.restore->footer(std::string("Examples:\n  hutch restore ready\n"
+                                    "  hutch restore -n 10 --timeout 10m snp_loc_...\n\n"
+                                    "Prints the id of each sandbox once all of them serve.") +
+                        kServer);
+  verbs.snapshots = parent.add_subcommand("snapshots", "List and delete snapshots");
+  keep(*verbs.snapshots, verbs.arguments);
+  verbs.snapshots->require_subcommand(1);
+  verbs.snapshots->footer(
+      "Examples:\n  hutch snapshots list\n  hutch snapshots delete ready\n"
+      "  hutch snapshots list --json");
+  verbs.list = add_life_verb(*verbs.snapshots, verbs, "list", "List the snapshots");
+  verbs.list->alias("ls");
+  verbs.list->footer(std::string("Example:\n  hutch snapshots list --json") + kServer);
+  verbs.remove = add_life_verb(*verbs.snapshots, verbs, "delete", "Delete a snapshot");
+  verbs.remove->alias("rm");
+  verbs.remove->add_option("SNAPSHOT", arguments.id, "Its id or name")->required();
+  verbs.remove->footer(std::string("Example:\n  hutch snapshots delete ready\n\n"
+                                   "Sandboxes that began with it go on.") +
+                       kServer);
+}
+
+void add_templates(CLI::App& parent, LifeVerbs& verbs) {
+  LifeArguments& arguments = *verbs.arguments;
+  verbs.templates = parent.add_subcommand("template", "Prepare what sandboxes are forked from");
+  keep(*verbs.templates, verbs.arguments);
+  verbs.templates->require_subcommand(1);
+  verbs.templates->footer(
+      "Examples:\n  hutch template build\n  hutch template build --memory-mib 2048 --network");
+  verbs.build = add_life_verb(*verbs.templates, verbs, "build",
+                              "Save a machine of a size, so that no sandbox of it has to boot");
+  verbs.build
+      ->add_option("--memory-mib", arguments.memory_mib,
+                   "Its memory (default: what the server gives who does not say)")
+      ->type_name("MIB")
+      ->check(CLI::Range(1, 1 << 20));
+  verbs.build->add_flag("--network", arguments.network, "For sandboxes that have a network");
+  verbs.build->footer(std::string("Examples:\n  hutch template build\n"
+                                  "  hutch template build --memory-mib 2048 --network\n\n"
+                                  "The first sandbox of a size leaves one behind as well.") +
+                      kServer);
+}
+
+}  // namespace
+
 LifeVerbs add_life(CLI::App& parent) {
-  constexpr const char* kServer =
-      "\n\nThe server is the one that `hutch env` leads to, or that of the data folder.";
   LifeVerbs verbs{};
   verbs.arguments = std::make_shared<LifeArguments>();
   LifeArguments& arguments = *verbs.arguments;
   auto add = [&](const char* name, const char* about) {
-    CLI::App* verb = parent.add_subcommand(name, about);
-    keep(*verb, verbs.arguments);
-    add_config(*verb, arguments.config, false);
-    verb->add_flag("--json", arguments.json, "As JSON");
+    CLI::App* verb = add_life_verb(parent, verbs, name, about);
     verb->add_option("ID", arguments.id, "The id of a sandbox")->required();
     return verb;
   };
   verbs.fork = add("fork", "Make sandboxes that go on where a running one is, with its programs");
-  verbs.fork->add_option("-n,--count", arguments.count, "How many (default 1)")
-      ->type_name("N")
-      ->check(CLI::Range(1, 1000));
-  verbs.fork
-      ->add_option("--timeout", arguments.timeout,
-                   "They end after this time, such as 90s, 10m or 12h (default 1h)")
-      ->type_name("TIME");
+  add_count(*verbs.fork, arguments);
   verbs.fork->footer(
       std::string("Examples:\n  hutch fork sbx_loc_...\n"
                   "  hutch fork -n 10 --timeout 10m sbx_loc_...\n\n"
@@ -220,6 +296,8 @@ LifeVerbs add_life(CLI::App& parent) {
                       kServer);
   verbs.resume = add("resume", "Let a sandbox that stands still go on");
   verbs.resume->footer(std::string("Examples:\n  hutch resume sbx_loc_...") + kServer);
+  add_snapshots(parent, verbs);
+  add_templates(parent, verbs);
   return verbs;
 }
 

@@ -1,6 +1,6 @@
-// The verbs `serve`, `env`, `token`, `policy`, `net`, `fork`, `pause` and `resume` as a command
-// line: what they can be asked. The program hutch-serve does them; hutch, which runs it, shows them
-// in its help, manual pages and completion.
+// The verbs `serve`, `env`, `token`, `policy`, `net`, `fork`, `pause`, `resume`, `snapshot`,
+// `restore`, `snapshots` and `template` as a command line: what they can be asked. The program
+// hutch-serve does them; hutch, which runs it, shows them in its help, manual pages and completion.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -71,13 +71,18 @@ NetworkVerbs add_network(CLI::App& parent);
 
 struct LifeArguments {
   ConfigFlags config;
-  std::string id;  // of a sandbox
+  std::string id;  // of a sandbox; of restore and snapshots delete, of a snapshot, or its name
   int64_t count = 1;
   std::string timeout = "1h";
+  std::string name;        // of a snapshot
+  int64_t memory_mib = 0;  // 0: what the server gives who does not say
+  bool network = false;
   bool json = false;
 };
 struct LifeVerbs {
-  CLI::App *fork, *pause, *resume;
+  CLI::App *fork, *pause, *resume, *snapshot, *restore;
+  CLI::App *snapshots, *list, *remove;  // list and remove are verbs of snapshots
+  CLI::App *templates, *build;          // build is a verb of template
   std::shared_ptr<LifeArguments> arguments;
 };
 LifeVerbs add_life(CLI::App& parent);

@@ -8,7 +8,7 @@ import subprocess
 import harness
 from harness import hutch, run
 
-VERBS = ["run", "serve", "env", "token", "policy", "net", "fork", "pause", "resume", "doctor", "machine", "version", "completion"]
+VERBS = ["run", "serve", "env", "token", "policy", "net", "fork", "pause", "resume", "snapshot", "restore", "snapshots", "template", "doctor", "machine", "version", "completion"]
 
 
 def wrong_usage(tap):
@@ -35,7 +35,7 @@ def texts(tap):
         tap.check("in lines of at most 110 columns", max(map(len, text.splitlines())) <= 110, text)
     version = json.loads(hutch("version", "--json").text)
     tap.equal("version", hutch("version").text, f"hutch {version['version']}\n")
-    for page in ("hutch", "hutch-run", "hutch-serve", "hutch-env", "hutch-token", "hutch-policy", "hutch-net", "hutch-fork", "hutch-pause", "hutch-resume", "hutch-doctor", "hutch-machine"):
+    for page in ("hutch", "hutch-run", "hutch-serve", "hutch-env", "hutch-token", "hutch-policy", "hutch-net", "hutch-fork", "hutch-pause", "hutch-resume", "hutch-snapshot", "hutch-restore", "hutch-snapshots", "hutch-template", "hutch-doctor", "hutch-machine"):
         text = hutch("man", page).text
         tap.check(f"{page}(1) has its sections", all(f".SH {title}" in text for title in ("NAME", "SYNOPSIS", "OPTIONS", "EXAMPLES")), text[:500])
         warnings = run("groff", "-man", "-Tutf8", "-ww", "-z", stdin=text.encode()).errors

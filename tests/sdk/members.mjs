@@ -51,7 +51,7 @@ const NOT_YET = [
 
 /** What works but for a part. */
 const PARTLY = [
-  [/^(Sandbox|client\.sandboxes)\.create$/, "`secrets`, `volumes`, `port` and `ssh` are refused; of `root`, all but `fork:ID`"],
+  [/^(Sandbox|client\.sandboxes)\.create$/, "`secrets`, `volumes`, `port` and `ssh` are refused; of `root`, all but `fork:ID` and snapshots of sandboxes"],
 ];
 
 const reason = (list, member) => list.find(([pattern]) => pattern.test(member))?.[1] ?? null;

@@ -1,0 +1,43 @@
+#include "control/background.h"
+
+#include <boost/asio/post.hpp>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+namespace hutch::control {
+
+struct Background::Shared {
+  std::mutex mutex;
+  std::condition_variable changed;
+  int count = 0;         // threads
+  bool is_over = false;  // the object is gone
+};
+
+Background::Background(boost::asio::io_context& context)
+    : context_(context), shared_(std::make_shared<Shared>()) {}
+
+Background::~Background() {
+  std::unique_lock lock(shared_->mutex);
+  shared_->is_over = true;
+  shared_->changed.wait(lock, [this] { return shared_->count == 0; });
+}
+
+void Background::run(std::function<void()> work, std::function<void()> done) {
+  std::lock_guard lock(shared_->mutex);
+  std::thread([&context = context_, shared = shared_, work = std::move(work),
+               done = std::move(done)]() mutable {
+    work();
+    work = nullptr;
+    // Looked at in the context's thread, where the object ends.
+    boost::asio::post(context, [shared, done = std::move(done)] {
+      if (!shared->is_over) done();
+    });
+    std::lock_guard end(shared->mutex);
+    shared->count--;
+    shared->changed.notify_all();
+  }).detach();
+  shared_->count++;
+}
+
+}  // namespace hutch::control
