@@ -17,6 +17,7 @@
 
 #include "base/log.h"
 #include "base/sys.h"
+#include "control/layer_files.h"
 #include "control/private_file.h"
 
 namespace hutch::control {
@@ -27,7 +28,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* kMemory = "/memory";
 constexpr const char* kState = "/state";
-constexpr const char* kLayer = "/layer";
 constexpr const char* kUnfinished = ".new";
 
 // The name of a file's content, as far as that can be had without reading it.
@@ -81,7 +81,6 @@ Draft::Draft(std::string folder, std::string target)
     throw std::runtime_error(fmt::format("making {}: {}", folder_, std::strerror(errno)));
   memory = make(folder_ + kMemory);
   state = make(folder_ + kState);
-  layer = make(folder_ + kLayer);
 }
 
 Draft::~Draft() {
@@ -89,16 +88,20 @@ Draft::~Draft() {
   if (!folder_.empty()) fs::remove_all(folder_, ignored);
 }
 
+Result<void> Draft::keep() {
+  for (const Fd* file : {&memory, &state})
+    if (::fsync(file->get()) < 0) return fail_errno(errno, "flushing a saved machine");
+  TRY(keep_layers(layers, folder_));
+  if (::rename(folder_.c_str(), target_.c_str()) < 0)
+    return fail_errno(errno, fmt::format("making {}", target_));
+  folder_.clear();
+  return {};
+}
+
 void Draft::finish(std::unique_ptr<Draft> draft, std::function<void()> done) {
   std::thread([draft = std::move(draft), done = std::move(done)]() mutable {
-    bool durable = true;
-    for (const Fd* file : {&draft->memory, &draft->layer, &draft->state})
-      durable = durable && ::fsync(file->get()) == 0;
-    if (durable && ::rename(draft->folder_.c_str(), draft->target_.c_str()) == 0) {
-      draft->folder_.clear();
-    } else {
-      log_warning("a template cannot be kept: {}", std::strerror(errno));
-    }
+    Result<void> kept = draft->keep();
+    if (!kept) log_warning("a template cannot be kept: {}", kept.error().text());
     draft.reset();
     done();
   }).detach();
@@ -141,11 +144,12 @@ std::optional<Template> Templates::find(const Shape& shape) const {
   std::string folder = folder_ + "/" + name;
   Result<Fd> memory = open_file(folder + kMemory, O_RDONLY);
   Result<Fd> state = open_file(folder + kState, O_RDONLY);
-  if (!memory || !state) return std::nullopt;
+  Result<std::vector<Fd>> layers = open_layers(folder);
+  if (!memory || !state || !layers) return std::nullopt;
   Template found;
   found.memory = *std::move(memory);
   found.state = *std::move(state);
-  found.layer = folder + kLayer;
+  found.layers = *std::move(layers);
   found.key = key_;
   return found;
 }
@@ -171,7 +175,7 @@ std::shared_ptr<const Template> Templates::finish_own(std::unique_ptr<Draft> dra
   auto result = std::make_shared<Template>();
   result->memory = std::move(draft->memory);
   result->state = std::move(draft->state);
-  result->layer = draft->layer_file();
+  result->layers = std::move(draft->layers);
   result->key = key_;
   result->owner = std::shared_ptr<Draft>(std::move(draft));
   return result;

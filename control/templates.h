@@ -14,6 +14,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "artefacts/artefacts.h"
 #include "base/fd.h"
@@ -31,8 +32,8 @@ struct Shape {
 };
 
 struct Template {
-  Fd memory, state;   // read only
-  std::string layer;  // file: the writable layer as it was then
+  Fd memory, state;        // read only
+  std::vector<Fd> layers;  // read only: frozen ones of the writable disk, from below
   std::array<uint8_t, 16> key{};
   std::shared_ptr<void> owner;  // whose end removes the files; null: they stay
 };
@@ -50,11 +51,12 @@ class Draft {
   // Logs when that fails.
   static void finish(std::unique_ptr<Draft> draft, std::function<void()> done);
 
-  std::string layer_file() const { return folder_ + "/layer"; }
-
-  Fd memory, state, layer;
+  Fd memory, state;
+  std::vector<Fd> layers;  // once it has been saved: its disk's
 
  private:
+  Result<void> keep();
+
   std::string folder_, target_;
 };
 
