@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <charconv>
 #include <cstdlib>
 #include <filesystem>
 
@@ -97,24 +96,6 @@ Result<std::string> find_layer(const std::string& name) {
   return find_chosen(name, "layer", ".ext4");
 }
 
-Result<std::vector<uint64_t>> layer_extents() {
-  std::vector<uint64_t> result;
-  std::string text = variable("HUTCH_LAYER_EXTENTS");
-  if (text.empty()) return result;
-  const char* end = text.data() + text.size();
-  for (const char* next = text.data();;) {
-    uint64_t value = 0;
-    std::from_chars_result read = std::from_chars(next, end, value);
-    if (read.ec != std::errc()) break;
-    result.push_back(value);
-    bool is_size = result.size() % 2 == 0;
-    if (is_size && read.ptr == end) return result;
-    if (read.ptr == end || *read.ptr != (is_size ? ',' : '+')) break;
-    next = read.ptr + 1;
-  }
-  return fail("HUTCH_LAYER_EXTENTS is not a list of OFFSET+SIZE", "unset HUTCH_LAYER_EXTENTS");
-}
-
 std::string scratch_folder() {
   if (is_in_machine()) return ::access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/run";
   for (const char* name : {"HUTCH_SCRATCH", "TMPDIR"})
@@ -128,9 +109,6 @@ Result<Parts> find_parts(const std::string& image, const std::string& layer) {
   parts.initramfs = TRY(find_shared(kInitramfsFile));
   parts.image = TRY(find_image(image));
   parts.layer = TRY(find_layer(layer));
-  // They are said of our own template alone.
-  Result<std::string> own = find_shared(kLayerFile);
-  if (own && *own == parts.layer) parts.layer_extents = TRY(layer_extents());
   parts.vmm = TRY(find_program(kVmmProgram));
   parts.broker = TRY(find_program(kBrokerProgram));
   parts.scratch = scratch_folder();

@@ -50,11 +50,7 @@ Result<std::string> find_program(std::string_view name);
 Result<std::string> find_image(const std::string& name);
 Result<std::string> find_layer(const std::string& name);
 
-// Where the share folder's own template of the layer has data, pairs of offset and size in bytes,
-// when its file system cannot tell (HUTCH_LAYER_EXTENTS: OFFSET+SIZE with commas between); empty
-// when it can.
-Result<std::vector<uint64_t>> layer_extents();
-// The folder for private copies of disks: HUTCH_SCRATCH, TMPDIR or /var/tmp. In the emulated
+// The folder for the private layers of disks: HUTCH_SCRATCH, TMPDIR or /var/tmp. In the emulated
 // machine only its memory will do: a file of the host's, seen over 9p, cannot be used without a
 // name.
 std::string scratch_folder();
@@ -64,12 +60,10 @@ struct Parts {
   std::string kernel;
   std::string initramfs;
   std::string image;  // EROFS, the first disk
-  std::string layer;  // template of the writable layer, ext4, the second disk
-  std::vector<uint64_t>
-      layer_extents;  // as of layer_extents() when the layer is the share folder's
+  std::string layer;  // base of the writable layer, ext4, the second disk; all share it
   std::string vmm;
   std::string broker;
-  std::string scratch;  // folder for the private copies of the layer
+  std::string scratch;  // folder for what each writes over it
 };
 
 // `image` and `layer` as find_image and find_layer take them.

@@ -87,7 +87,7 @@ Result<std::pair<Fd, Fd>> socket_pair(int type) {
 }
 
 namespace {
-constexpr size_t kDescriptorsPerMessage = 32;
+constexpr size_t kDescriptorsPerMessage = 96;
 }
 
 Result<uint16_t> free_local_port() {

@@ -38,7 +38,7 @@ struct ReceivedMessage {
   std::vector<std::byte> bytes;  // empty: the peer has closed
   std::vector<Fd> fds;
 };
-// Receives one message of at most `limit` bytes and 32 descriptors; a longer one is an error.
+// Receives one message of at most `limit` bytes and 96 descriptors; a longer one is an error.
 Result<ReceivedMessage> receive_message(int fd, size_t limit);
 
 // Nanoseconds of CLOCK_MONOTONIC.

@@ -44,15 +44,14 @@ Machine::Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMach
   root.path = parts.image.c_str();
   root.read_only = 1;
   root.id = "root";
-  layer.private_copy = 1;
+  layer.path = parts.layer.c_str();
+  layer.layered = 1;
   layer.id = "layer";
-  if (saved != nullptr) {
-    layer.fd = saved->layer.get();
-  } else {
-    layer.path = parts.layer.c_str();
-    layer.extents = parts.layer_extents.empty() ? nullptr : parts.layer_extents.data();
-    layer.extent_count = parts.layer_extents.size() / 2;
-  }
+  std::vector<int> frozen;
+  if (saved != nullptr)
+    for (const Fd& each : saved->layers) frozen.push_back(each.get());
+  layer.layers = frozen.data();
+  layer.layer_count = frozen.size();
   const hutch_disk* disks[] = {&root, &layer};
   std::string words = fmt::format("{} {}", artefacts::kKernelWords, artefacts::kRootWords);
   hutch_saved_machine restore{};
@@ -119,7 +118,6 @@ SavedMachine Machine::save(const std::string& folder) {
   SavedMachine saved;
   saved.memory = new_file(folder);
   saved.state = new_file(folder);
-  saved.layer = new_file(folder);
   if (::getrandom(saved.key, sizeof saved.key, 0) != sizeof saved.key)
     throw BenchFailure("the host has no random numbers");
   hutch_error* error = nullptr;
@@ -133,7 +131,13 @@ SavedMachine Machine::save(const std::string& folder) {
     saved.memory_bytes = event.transferred;
     return true;
   });
-  check(hutch_vm_copy_disk(vm_, kLayer, saved.layer.get(), &error), error);
+  const int* layers = nullptr;
+  size_t count = 0;
+  check(hutch_vm_disk_layers(vm_, kLayer, &layers, &count, &error), error);
+  for (size_t i = 0; i < count; i++) {
+    saved.layers.emplace_back(::fcntl(layers[i], F_DUPFD_CLOEXEC, 0));
+    if (!saved.layers.back()) throw BenchFailure("no free file descriptor");
+  }
   check(hutch_vm_resume(vm_, &error), error);
   wait(0, [](const hutch_event& event) { return event.kind == HUTCH_EVENT_RESUMED; });
   paused_ns_ = monotonic_ns() - start;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "artefacts/artefacts.h"
 #include "base/fd.h"
@@ -14,7 +15,8 @@ namespace hutch::bench {
 
 // What a machine was saved to, in files without names.
 struct SavedMachine {
-  Fd memory, state, layer;
+  Fd memory, state;
+  std::vector<Fd> layers;  // of the writable disk, from below
   uint8_t key[16] = {};
   uint64_t memory_bytes = 0;  // that are no holes
 };

@@ -87,16 +87,13 @@ void Run::start(ConsoleStreams& console) {
   }
   std::vector<std::string> paths;
   std::vector<hutch_disk> disks;
-  std::vector<uint64_t> extents = value_or_throw(artefacts::layer_extents());
   if (has_command()) {
     paths = {find_image(arguments_.image), find_shared(kLayerFile)};
     disks.resize(2);
     disks[0].read_only = 1;
     disks[0].id = "root";
-    disks[1].private_copy = 1;
+    disks[1].layered = 1;
     disks[1].id = "layer";
-    disks[1].extents = extents.empty() ? nullptr : extents.data();
-    disks[1].extent_count = extents.size() / 2;
   }
   std::vector<std::string> ids;
   for (const DiskArgument& disk : arguments_.disks) {

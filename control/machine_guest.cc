@@ -135,6 +135,7 @@ class MachineGuest final : public Guest {
   bool on_frozen(const std::string& problem);
   bool on_paused();
   bool on_saved(bool good);
+  bool take_layers();
   bool on_resumed();
   void save_next();
   void finish_save(std::shared_ptr<const Template> saved);
@@ -224,13 +225,14 @@ void MachineGuest::start(const Template* from) {
   root.path = parts_.image.c_str();
   root.read_only = 1;
   root.id = "root";
-  layer.path = is_fork_ ? from->layer.c_str() : parts_.layer.c_str();
-  layer.private_copy = 1;
+  layer.path = parts_.layer.c_str();
+  layer.layered = 1;
   layer.id = "layer";
-  if (!is_fork_ && !parts_.layer_extents.empty()) {
-    layer.extents = parts_.layer_extents.data();
-    layer.extent_count = parts_.layer_extents.size() / 2;
-  }
+  std::vector<int> frozen;
+  if (is_fork_)
+    for (const Fd& each : from->layers) frozen.push_back(each.get());
+  layer.layers = frozen.data();
+  layer.layer_count = frozen.size();
   const hutch_disk* disks[] = {&root, &layer};
 
   hutch_vm_options machine{};
@@ -526,14 +528,29 @@ bool MachineGuest::on_paused() {
 // As far as the machine's part goes; it runs on, saved or not.
 bool MachineGuest::on_saved(bool good) {
   hutch_error* error = nullptr;
-  if (good && hutch_vm_copy_disk(vm_, kLayerDisk, draft_->layer.get(), &error) != HUTCH_OK) {
-    log_warning("{}: cannot be saved: {}", id_, take_text(error));
-    good = false;
-  }
+  if (good) good = take_layers();
   is_good_ = good;
   if (hutch_vm_resume(vm_, &error) == HUTCH_OK) return true;
   failure_ = take_text(error);
   stop();
+  return true;
+}
+
+// What the guest has written so far is frozen, and shared from now on.
+bool MachineGuest::take_layers() {
+  const int* layers = nullptr;
+  size_t count = 0;
+  hutch_error* error = nullptr;
+  if (hutch_vm_disk_layers(vm_, kLayerDisk, &layers, &count, &error) != HUTCH_OK) {
+    log_warning("{}: cannot be saved: {}", id_, take_text(error));
+    return false;
+  }
+  for (size_t i = 0; i < count; i++) {
+    draft_->layers.emplace_back(::fcntl(layers[i], F_DUPFD_CLOEXEC, 0));
+    if (draft_->layers.back()) continue;
+    log_warning("{}: cannot be saved: the server has no free file descriptor", id_);
+    return false;
+  }
   return true;
 }
 

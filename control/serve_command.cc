@@ -114,9 +114,11 @@ int serve(const Config& config) {
   boost::asio::io_context context(1);
   NetworkLogs logs(folder.events());
   Templates templates(context, folder.templates(parts.scratch), parts, !config.no_templates);
-  Snapshots snapshots(context, folder.snapshots(parts.scratch), templates.key(),
-                      {Templates::identity_of(parts.image), config.ipv6},
-                      static_cast<size_t>(config.max_snapshots));
+  Snapshots snapshots(
+      context, folder.snapshots(parts.scratch), templates.key(),
+      {Templates::identity_of(parts.image) + "\n" + Templates::identity_of(parts.layer),
+       config.ipv6},
+      static_cast<size_t>(config.max_snapshots));
   Sandboxes sandboxes(context, config, store, snapshots,
                       machine_factory(context, config, parts, logs, templates));
   // The emulated machine's network is the host's alone, and its ports are forwarded there.

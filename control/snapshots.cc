@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/sys.h"
 #include "control/ids.h"
+#include "control/layer_files.h"
 #include "control/private_file.h"
 
 namespace hutch::control {
@@ -141,7 +142,7 @@ void Snapshots::keep(const Snapshot& snapshot, const std::shared_ptr<const Templ
       [path = path(snapshot.id), key = key_, about = to_json(snapshot, host_), draft = saved->owner,
        failure] {
         try {
-          draft->move_to(path + kUnfinished);
+          draft.move_to(path + kUnfinished);
           seal_folder(path + kUnfinished, key, about);
           fs::rename(path + kUnfinished, path);
         } catch (const std::exception& error) {

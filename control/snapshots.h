@@ -41,7 +41,7 @@ class Snapshots {
  public:
   // What a new machine has to do with: another one of these, and no snapshot fits.
   struct Host {
-    std::string image;  // identity of the root image
+    std::string image;  // identity of the root image and of what lies under the writable layer
     bool ipv6 = false;
   };
   using Kept = std::function<void(const Problem* problem)>;

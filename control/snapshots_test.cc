@@ -52,7 +52,8 @@ struct World {
     };
     REQUIRE(write(draft->memory, memory, 1 << 20));
     REQUIRE(write(draft->state, "state", 0));
-    REQUIRE(write(draft->layer, "layer", 0));
+    draft->layers.emplace_back(::open(folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    REQUIRE(write(draft->layers.back(), "layer", 0));
     all.claim(snapshot);
     std::string answer = "none";
     all.keep(snapshot, templates.finish_own(std::move(draft)),
@@ -138,7 +139,9 @@ TEST_CASE("a snapshot is kept, also for the next server, until it is deleted") {
               REQUIRE(saved != nullptr);
               CHECK(::pread(saved->memory.get(), text, 6, 1 << 20) == 6);
               content = std::string(text, 6);
-              CHECK(read_file(saved->layer, 100).value() == "layer");
+              REQUIRE(saved->layers.size() == 1);
+              CHECK(::pread(saved->layers[0].get(), text, 6, 0) == 5);
+              CHECK(std::string(text, 5) == "layer");
               CHECK(saved->key == kKey);
             });
   world.wait([&] { return is_open; });
@@ -161,11 +164,11 @@ TEST_CASE("C14: what is not as it was saved is refused, by name, before anything
       // In what was a hole.
       {"memory is damaged", [](World& world) { world.damage("memory", 5000); }},
       {"state is damaged", [](World& world) { world.damage("state", 0); }},
-      {"layer is damaged", [](World& world) { world.damage("layer", 4); }},
+      {"layer-0 is damaged", [](World& world) { world.damage("layer-0", 4); }},
       {"seal is damaged", [](World& world) { world.damage("seal", 3); }},
       {"seal is damaged", [](World& world) { world.damage("seal", 200); }},
       {"memory has", [](World& world) { fs::resize_file(world.file("memory"), 4096); }},
-      {"layer has", [](World& world) { fs::resize_file(world.file("layer"), 0); }},
+      {"layer-0 has", [](World& world) { fs::resize_file(world.file("layer-0"), 0); }},
       {"state cannot be read", [](World& world) { fs::remove(world.file("state")); }},
       {"memory is damaged",
        [](World& world) {

@@ -14,6 +14,7 @@
 
 #include "base/log.h"
 #include "base/sys.h"
+#include "control/layer_files.h"
 #include "control/private_file.h"
 
 namespace hutch::control {
@@ -23,7 +24,6 @@ namespace fs = std::filesystem;
 
 constexpr const char* kMemory = "/memory";
 constexpr const char* kState = "/state";
-constexpr const char* kLayer = "/layer";
 constexpr const char* kUnfinished = ".new";
 
 std::string hash(const std::string& text) {
@@ -61,7 +61,6 @@ Draft::Draft(std::string folder) : folder_(std::move(folder)) {
     throw std::runtime_error(fmt::format("making {}: {}", folder_, std::strerror(errno)));
   memory = make(folder_ + kMemory);
   state = make(folder_ + kState);
-  layer = make(folder_ + kLayer);
 }
 
 Draft::~Draft() {
@@ -80,7 +79,7 @@ std::shared_ptr<Template> open_saved(const std::string& folder, const SealKey& k
   auto found = std::make_shared<Template>();
   found->memory = value_or_throw(open_file(folder + kMemory, O_RDONLY));
   found->state = value_or_throw(open_file(folder + kState, O_RDONLY));
-  found->layer = folder + kLayer;
+  found->layers = value_or_throw(open_layers(folder));
   found->key = key;
   return found;
 }
@@ -182,7 +181,7 @@ std::shared_ptr<const Template> Templates::finish_own(std::unique_ptr<Draft> dra
   auto result = std::make_shared<Template>();
   result->memory = std::move(draft->memory);
   result->state = std::move(draft->state);
-  result->layer = draft->layer_file();
+  result->layers = std::move(draft->layers);
   result->key = key_;
   result->owner = std::move(draft);
   return result;
@@ -196,6 +195,7 @@ void Templates::finish(const Shape& shape, std::unique_ptr<Draft> draft) {
       [draft = std::shared_ptr<Draft>(std::move(draft)), target = folder_ + "/" + name, key = key_,
        identity = identity_, failure] {
         try {
+          value_or_throw(keep_layers(draft->layers, draft->folder()));
           seal_folder(draft->folder(), key, {{"identity", identity}});
           draft->move_to(target);
         } catch (const std::exception& error) {

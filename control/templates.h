@@ -15,6 +15,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "artefacts/artefacts.h"
 #include "base/fd.h"
@@ -36,8 +37,8 @@ struct Shape {
 class Draft;
 
 struct Template {
-  Fd memory, state;   // read only
-  std::string layer;  // file: the writable layer as it was then
+  Fd memory, state;        // read only
+  std::vector<Fd> layers;  // read only: frozen ones of the writable disk, from below
   SealKey key{};
   std::shared_ptr<Draft> owner;  // whose end removes the files; null: they stay
 };
@@ -57,9 +58,9 @@ class Draft {
   // Its files have another folder from now on, and stay. Throws std::runtime_error.
   void move_to(const std::string& folder);
   const std::string& folder() const { return folder_; }
-  std::string layer_file() const { return folder_ + "/layer"; }
 
-  Fd memory, state, layer;
+  Fd memory, state;
+  std::vector<Fd> layers;  // once it has been saved: its disk's; not files of the folder yet
 
  private:
   std::string folder_;  // empty: it has none any more

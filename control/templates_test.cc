@@ -1,6 +1,7 @@
 #include "control/templates.h"
 
 #include <doctest/doctest.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -16,6 +17,12 @@ using namespace hutch::control;
 namespace fs = std::filesystem;
 
 namespace {
+
+std::string text_of(const Fd& file) {
+  std::string text(file_size(file.get()).value(), '\0');
+  REQUIRE(read_exactly_at(file.get(), std::as_writable_bytes(std::span(text)), 0));
+  return text;
+}
 
 const Shape kShape{.memory = 256 << 20, .cpus = 2, .organisation = "one"};
 
@@ -56,6 +63,12 @@ struct World {
       if (entry.is_directory()) return entry.path();
     return "";
   }
+  // A file without a name, in the file system of the templates or in another one.
+  Fd layer(const std::string& text, const char* in = nullptr) {
+    Fd file(::open(in != nullptr ? in : folder.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    REQUIRE(write_all(file.get(), std::as_bytes(std::span(text.data(), text.size()))));
+    return file;
+  }
   // Makes one, and waits for it.
   void make(const Shape& shape) {
     auto all = templates();
@@ -63,7 +76,8 @@ struct World {
     REQUIRE(draft);
     REQUIRE(write_all(draft->memory.get(), std::as_bytes(std::span("memory", 6))));
     REQUIRE(write_all(draft->state.get(), std::as_bytes(std::span("state", 5))));
-    REQUIRE(write_all(draft->layer.get(), std::as_bytes(std::span("layer", 5))));
+    draft->layers.push_back(layer("layer"));
+    draft->layers.push_back(layer("second layer"));
     CHECK(!all->find(shape));
     CHECK(!all->begin(shape));
     all->finish(shape, std::move(draft));
@@ -89,7 +103,9 @@ TEST_CASE("a template is found once it is finished, by its shape, also by the ne
   CHECK(world.settle(*all, kShape));
   std::shared_ptr<const Template> found = all->find(kShape);
   REQUIRE(found);
-  CHECK(read_file(found->layer, 100).value() == "layer");
+  REQUIRE(found->layers.size() == 2);
+  CHECK(text_of(found->layers[0]) == "layer");
+  CHECK(text_of(found->layers[1]) == "second layer");
   std::string bytes(6, 0);
   REQUIRE(read_exactly_at(found->memory.get(), std::as_writable_bytes(std::span(bytes)), 0));
   CHECK(bytes == "memory");
@@ -121,7 +137,7 @@ TEST_CASE("what a machine is made of being another makes it another template") {
 }
 
 TEST_CASE("C14: one that was damaged while no server ran is none, and another one is made") {
-  for (const char* name : {"/memory", "/state", "/layer", "/seal"}) {
+  for (const char* name : {"/memory", "/state", "/layer-0", "/layer-1", "/seal"}) {
     World world;
     world.make(kShape);
     std::string file = world.only() + name;
@@ -174,13 +190,39 @@ TEST_CASE("one of its own is there as long as somebody has it") {
   World world;
   auto all = world.templates(false);
   std::unique_ptr<Draft> draft = all->begin_own();
-  REQUIRE(write_all(draft->layer.get(), std::as_bytes(std::span("layer", 5))));
+  draft->layers.push_back(world.layer("layer"));
   std::shared_ptr<const Template> own = all->finish_own(std::move(draft));
-  CHECK(read_file(own->layer, 100).value() == "layer");
-  CHECK(all->finish_own(all->begin_own())->layer != own->layer);
-  std::string file = own->layer;
+  REQUIRE(own->layers.size() == 1);
+  CHECK(text_of(own->layers[0]) == "layer");
+  auto files = [&] {
+    return std::distance(fs::directory_iterator(world.folder + "/templates"), {});
+  };
+  CHECK(files() == 2);  // the key, and its folder
   own.reset();
-  CHECK(!fs::exists(file));
+  CHECK(files() == 1);
+}
+
+TEST_CASE("a layer of another file system is copied, and its holes stay holes") {
+  World world;
+  {
+    auto all = world.templates();
+    std::unique_ptr<Draft> draft = all->begin(kShape);
+    Fd layer = world.layer("start", "/dev/shm");
+    REQUIRE(::pwrite(layer.get(), "end", 3, 64 << 20) == 3);
+    draft->layers.push_back(std::move(layer));
+    all->finish(kShape, std::move(draft));
+  }
+  auto all = world.settled_templates();
+  std::shared_ptr<const Template> found = all->find(kShape);
+  REQUIRE(found);
+  REQUIRE(found->layers.size() == 1);
+  std::string text = text_of(found->layers[0]);
+  CHECK(text.size() == (64 << 20) + 3);
+  CHECK(text.starts_with("start"));
+  CHECK(text.ends_with("end"));
+  struct stat status {};
+  REQUIRE(::fstat(found->layers[0].get(), &status) == 0);
+  CHECK(status.st_blocks * 512 < 1 << 20);
 }
 
 TEST_CASE("without templates there are none") {

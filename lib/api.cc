@@ -111,13 +111,23 @@ int read_disk(const hutch_disk* given, VmDisk* disk, hutch_error** error) {
     return invalid(error, "a disk needs a path or a descriptor");
   disk->path = text(options.path);
   disk->read_only = options.read_only != 0;
-  disk->private_copy = options.private_copy != 0;
+  disk->layered = options.layered != 0;
+  if (disk->layered && disk->read_only)
+    return invalid(error, "a disk with layers of its own is one that the guest writes to");
   disk->id = text(options.id);
   if (disk->id.size() > 20) return invalid(error, "a disk's id has at most 20 bytes");
-  if (options.extents == nullptr && options.extent_count != 0)
-    return invalid(error, "extent_count without extents");
-  for (size_t i = 0; i < options.extent_count; i++)
-    disk->extents.push_back({options.extents[2 * i], options.extents[2 * i + 1]});
+  if (options.layers == nullptr && options.layer_count != 0)
+    return invalid(error, "layer_count without layers");
+  if (!disk->layered && options.layer_count != 0)
+    return invalid(error, "layers of a disk that is not layered");
+  if (options.layer_count > hutch::protocol::vmm::kMaxLayers)
+    return invalid(error, fmt::format("{} frozen layers; at most {} are possible",
+                                      options.layer_count, hutch::protocol::vmm::kMaxLayers));
+  for (size_t i = 0; i < options.layer_count; i++) {
+    Result<Fd> copy = duplicate(options.layers[i]);
+    if (!copy) return give(error, copy.error());
+    disk->layers.push_back(std::move(*copy));
+  }
   if (options.fd > 0) {
     Result<Fd> copy = duplicate(options.fd);
     if (!copy) return give(error, copy.error());
@@ -404,9 +414,15 @@ int hutch_vm_save(hutch_vm* vm, int memory_fd, int state_fd, const uint8_t* key,
   return asked ? HUTCH_OK : give(error, HUTCH_STATE, asked.error());
 }
 
-int hutch_vm_copy_disk(hutch_vm* vm, size_t disk, int fd, hutch_error** error) {
-  Result<void> copied = vm->vm->copy_disk(disk, fd);
-  return copied ? HUTCH_OK : give(error, copied.error());
+int hutch_vm_disk_layers(const hutch_vm* vm, size_t disk, const int** fds, size_t* count,
+                         hutch_error** error) {
+  if (vm == nullptr || fds == nullptr || count == nullptr)
+    return invalid(error, "the machine is NULL, or there is nowhere to store its layers");
+  Result<std::span<const int>> layers = vm->vm->disk_layers(disk);
+  if (!layers) return give(error, HUTCH_INVALID, layers.error());
+  *fds = layers->data();
+  *count = layers->size();
+  return HUTCH_OK;
 }
 
 int hutch_vm_stop(hutch_vm* vm, hutch_error** error) {

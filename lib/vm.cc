@@ -62,15 +62,6 @@ Result<Fd> duplicate_if_given(int fd) {
   return copy;
 }
 
-Result<protocol::vmm::Disk> open_disk(VmDisk& disk, const std::string& scratch) {
-  Fd file = std::move(disk.file);
-  bool writes = !disk.read_only && !disk.private_copy;
-  if (!file) file = TRY(open_file(disk.path, writes ? O_RDWR : O_RDONLY));
-  if (disk.private_copy)
-    file = TRY_CONTEXT("a private copy of a disk", private_copy(file.get(), scratch, disk.extents));
-  return protocol::vmm::Disk{std::move(file), disk.read_only, disk.id};
-}
-
 }  // namespace
 
 Result<std::unique_ptr<Vm>> Vm::start(VmOptions options) {
@@ -128,11 +119,7 @@ Result<void> Vm::launch() {
     start.initramfs = TRY_CONTEXT("the initramfs", open_file(options_.initramfs, O_RDONLY));
   start.console_output = TRY(duplicate_if_given(options_.console_output));
   start.console_input = TRY(duplicate_if_given(options_.console_input));
-  for (VmDisk& disk : options_.disks) {
-    start.disks.push_back(TRY(open_disk(disk, options_.scratch_directory)));
-    private_disks_.push_back(
-        TRY(duplicate_if_given(disk.private_copy ? start.disks.back().file.get() : -1)));
-  }
+  for (VmDisk& disk : options_.disks) start.disks.push_back(TRY(open_disk(disk)));
   if (options_.agent) {
     auto [host, guest] = TRY(socket_pair(SOCK_STREAM));
     TRY(set_nonblocking(guest.get()));
@@ -147,6 +134,26 @@ Result<void> Vm::launch() {
   if (!sent && sent.error().number != EPIPE && sent.error().number != ECONNRESET) return sent;
   update_deadline();
   return {};
+}
+
+Result<protocol::vmm::Disk> Vm::open_disk(VmDisk& disk) {
+  protocol::vmm::Disk result{.file = std::move(disk.file),
+                             .read_only = disk.read_only,
+                             .id = disk.id,
+                             .delta = {},
+                             .layers = {}};
+  const bool writes = !disk.read_only && !disk.layered;
+  if (!result.file) result.file = TRY(open_file(disk.path, writes ? O_RDWR : O_RDONLY));
+  Layers& layers = layers_.emplace_back();
+  if (!disk.layered) return result;
+  layers.is_layered = true;
+  for (const Fd& layer : disk.layers) result.layers.push_back(TRY(layer.duplicate()));
+  layers.frozen = std::move(disk.layers);
+  for (const Fd& layer : layers.frozen) layers.numbers.push_back(layer.get());
+  LayerFile file = TRY_CONTEXT("a disk's layer", make_layer_file(options_.scratch_directory));
+  result.delta = std::move(file.file);
+  layers.top = std::move(file.view);
+  return result;
 }
 
 Result<protocol::vmm::Restore> Vm::open_saved() {
@@ -198,14 +205,43 @@ Result<void> Vm::resume() {
 }
 
 Result<void> Vm::save(Fd memory, Fd state, const protocol::vmm::SavedKey& key) {
-  return send(protocol::vmm::encode(
-      protocol::vmm::Save{.memory = std::move(memory), .state = std::move(state), .key = key}));
+  if (is_saving_) return fail("the machine is being saved already");
+  protocol::vmm::Save message{
+      .memory = std::move(memory), .state = std::move(state), .key = key, .disks = {}};
+  for (size_t i = 0; i < layers_.size(); i++) {
+    if (!layers_[i].is_layered) continue;
+    LayerFile fresh = TRY_CONTEXT("a disk's layer", make_layer_file(options_.scratch_directory));
+    layers_[i].next = std::move(fresh.view);
+    message.disks.push_back({
+      .disk = static_cast<uint32_t>(i), .frozen = TRY(layers_[i].top.duplicate())
+      , .fresh = std::move(fresh.file)
+    });
+  }
+  TRY(send(protocol::vmm::encode(message)));
+  is_saving_ = true;
+  return {};
 }
 
-Result<void> Vm::copy_disk(size_t index, int target) {
-  if (index >= private_disks_.size() || !private_disks_[index])
-    return fail(fmt::format("disk {} is no private copy", index));
-  return lib::copy_disk(private_disks_[index].get(), target, {});
+Result<std::span<const int>> Vm::disk_layers(size_t index) const {
+  if (index >= layers_.size() || !layers_[index].is_layered)
+    return fail(fmt::format("disk {} has no layers", index));
+  return std::span<const int>(layers_[index].numbers);
+}
+
+void Vm::handle_saved(const protocol::vmm::Saved& saved) {
+  is_saving_ = false;
+  for (size_t i = 0; i < layers_.size(); i++) {
+    Layers& disk = layers_[i];
+    if (disk.is_layered && (saved.frozen_disks >> i & 1) != 0) {
+      disk.numbers.push_back(disk.top.get());
+      disk.frozen.push_back(std::move(disk.top));
+      disk.top = std::move(disk.next);
+    }
+    disk.next.reset();
+  }
+  events_.push_back(std::make_unique<Event>(HUTCH_EVENT_SAVED, 0));
+  events_.back()->transferred = saved.memory_bytes;
+  events_.back()->set_message(saved.problem);
 }
 
 std::unique_ptr<Event> Vm::next_event() {
@@ -273,13 +309,10 @@ Result<void> Vm::handle_message(std::span<const std::byte> bytes) {
     case MessageType::kResumed:
       events_.push_back(std::make_unique<Event>(HUTCH_EVENT_RESUMED, 0));
       return {};
-    case MessageType::kSaved: {
-      protocol::vmm::Saved saved = TRY(protocol::vmm::decode_saved(bytes));
-      events_.push_back(std::make_unique<Event>(HUTCH_EVENT_SAVED, 0));
-      events_.back()->transferred = saved.memory_bytes;
-      events_.back()->set_message(saved.problem);
+    case MessageType::kSaved:
+      if (!is_saving_) return fail("an answer to what was not asked");
+      handle_saved(TRY(protocol::vmm::decode_saved(bytes)));
       return {};
-    }
     case MessageType::kEnded:
       ended_ = TRY(protocol::vmm::decode_ended(bytes));
       expect_exit();

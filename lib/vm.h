@@ -13,8 +13,8 @@
 #include "lib/agent_connection.h"
 #include "lib/broker_process.h"
 #include "lib/event.h"
+#include "lib/layer_file.h"
 #include "lib/poller.h"
-#include "lib/private_copy.h"
 #include "lib/spawn.h"
 #include "protocol/vmm.h"
 
@@ -24,9 +24,9 @@ struct VmDisk {
   std::string path;
   Fd file;  // used instead of `path` when open
   bool read_only = false;
-  bool private_copy = false;
   std::string id;
-  std::vector<Extent> extents;
+  bool layered = false;
+  std::vector<Fd> layers;  // frozen, over the file, from below
 };
 
 struct SavedFiles {
@@ -78,14 +78,15 @@ class Vm {
   Result<void> pause();
   Result<void> resume();
   Result<void> save(Fd memory, Fd state, const protocol::vmm::SavedKey& key);
-  // Copies a private disk of a paused machine.
-  Result<void> copy_disk(size_t index, int target);
+  // The frozen layers of a disk, from below; borrowed until the next event is taken.
+  Result<std::span<const int>> disk_layers(size_t index) const;
   Result<void> stop();
   pid_t process_id() const { return child_.process_id; }
 
  private:
   Vm(Poller poller, VmOptions options);
   Result<void> launch();
+  Result<protocol::vmm::Disk> open_disk(VmDisk& disk);
   Result<protocol::vmm::Network> launch_broker();
   Result<protocol::vmm::Restore> open_saved();
   Result<void> send(const protocol::vmm::Packet& packet);
@@ -93,6 +94,7 @@ class Vm {
   void receive_control();
   Result<void> handle_message(std::span<const std::byte> bytes);
   void handle_mark(const protocol::vmm::Mark& mark);
+  void handle_saved(const protocol::vmm::Saved& saved);
   void check_deadlines();
   void check_agent();
   void expect_exit();
@@ -106,13 +108,22 @@ class Vm {
     std::string message, remedy;
   };
 
+  // What a disk consists of besides the base; nothing here can write.
+  struct Layers {
+    bool is_layered = false;
+    std::vector<Fd> frozen;
+    std::vector<int> numbers;  // of `frozen`
+    Fd top, next;              // of the private one, and of the one that will be while it is saved
+  };
+
   Poller poller_;
   VmOptions options_;
   Child child_;
   std::unique_ptr<BrokerProcess> broker_;
   Fd control_;
   std::shared_ptr<AgentConnection> agent_;
-  std::vector<Fd> private_disks_;  // by index; not open: no private copy
+  std::vector<Layers> layers_;  // by disk
+  bool is_saving_ = false;
   EventQueue events_;
   std::optional<protocol::vmm::Ended> ended_;
   std::optional<Verdict> verdict_;

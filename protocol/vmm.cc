@@ -17,6 +17,8 @@ enum StartFlag : uint32_t {
   kHasEntropyDevice = 256,
 };
 
+enum DiskFlag : uint8_t { kIsReadOnly = 1, kHasDelta = 2 };
+
 constexpr size_t kMaxCounters = 4096;
 
 Encoder begin(MessageType type) {
@@ -118,8 +120,12 @@ Packet encode(const Start& message) {
       .string(message.command_line)
       .u32(static_cast<uint32_t>(message.disks.size()));
   for (const Disk& disk : message.disks) {
-    out.u8(disk.read_only).string(disk.id);
+    out.u8(static_cast<uint8_t>((disk.read_only ? kIsReadOnly : 0) | (disk.delta ? kHasDelta : 0)))
+        .string(disk.id)
+        .u32(static_cast<uint32_t>(disk.layers.size()));
     fds.push_back(disk.file.get());
+    for (const Fd& layer : disk.layers) fds.push_back(layer.get());
+    if (disk.delta) fds.push_back(disk.delta.get());
   }
   if (message.network) {
     encode_policy(out, message.network->policy);
@@ -149,11 +155,22 @@ Result<Start> decode_start(std::span<const std::byte> bytes, std::vector<Fd> fds
   message.command_line = in.string();
   uint32_t disks = in.u32();
   if (disks > kMaxDisks) return fail(fmt::format("{} disks; at most {} fit", disks, kMaxDisks));
+  size_t all_layers = 0;
+  std::vector<uint8_t> disk_flags;
   for (uint32_t i = 0; i < disks; i++) {
     Disk disk;
-    disk.read_only = in.u8() != 0;
+    disk_flags.push_back(in.u8());
+    disk.read_only = (disk_flags.back() & kIsReadOnly) != 0;
     disk.id = in.string();
     if (disk.id.size() > 20) return fail(fmt::format("disk id \"{}\" is over 20 bytes", disk.id));
+    const bool has_delta = (disk_flags.back() & kHasDelta) != 0;
+    const uint32_t layers = in.u32();
+    all_layers += layers;
+    if (all_layers > kMaxLayers)
+      return fail(fmt::format("the disks have over {} frozen layers", kMaxLayers));
+    if ((layers > 0 && !has_delta) || (has_delta && disk.read_only))
+      return fail("a disk with layers that is not written to");
+    disk.layers.resize(layers);
     message.disks.push_back(std::move(disk));
   }
   if (flags & kHasNetwork) {
@@ -183,7 +200,12 @@ Result<Start> decode_start(std::span<const std::byte> bytes, std::vector<Fd> fds
   if (flags & kHasAgent) message.agent = TRY(take_fd());
   if (flags & kHasConsoleOutput) message.console_output = TRY(take_fd());
   if (flags & kHasConsoleInput) message.console_input = TRY(take_fd());
-  for (Disk& disk : message.disks) disk.file = TRY(take_fd());
+  for (size_t i = 0; i < message.disks.size(); i++) {
+    Disk& disk = message.disks[i];
+    disk.file = TRY(take_fd());
+    for (Fd& layer : disk.layers) layer = TRY(take_fd());
+    if ((disk_flags[i] & kHasDelta) != 0) disk.delta = TRY(take_fd());
+  }
   if (message.network) message.network->broker = TRY(take_fd());
   if (message.restore) {
     message.restore->memory = TRY(take_fd());
@@ -277,22 +299,43 @@ Result<Ended> decode_ended(std::span<const std::byte> bytes) {
 Packet encode(const Save& message) {
   Encoder out = begin(MessageType::kSave);
   encode_key(out, message.key);
-  return {out.take(), {message.memory.get(), message.state.get()}};
+  std::vector<int> fds{message.memory.get(), message.state.get()};
+  out.u32(static_cast<uint32_t>(message.disks.size()));
+  for (const FreezeDisk& disk : message.disks) {
+    out.u32(disk.disk);
+    fds.push_back(disk.frozen.get());
+    fds.push_back(disk.fresh.get());
+  }
+  return {out.take(), std::move(fds)};
 }
 
 Result<Save> decode_save(std::span<const std::byte> bytes, std::vector<Fd> fds) {
   Decoder in = TRY(open(bytes, MessageType::kSave));
   Save message;
   message.key = decode_key(in);
+  const uint32_t disks = in.u32();
+  if (disks > kMaxDisks) return fail(fmt::format("{} disks; at most {} fit", disks, kMaxDisks));
+  message.disks.resize(disks);
+  for (FreezeDisk& disk : message.disks) disk.disk = in.u32();
   TRY(in.finish("Save"));
-  if (fds.size() != 2) return fail("Save needs exactly two descriptors");
+  if (fds.size() != 2 + 2 * message.disks.size())
+    return fail("Save needs two descriptors, and two for each disk");
   message.memory = std::move(fds[0]);
   message.state = std::move(fds[1]);
+  for (size_t i = 0; i < message.disks.size(); i++) {
+    message.disks[i].frozen = std::move(fds[2 + 2 * i]);
+    message.disks[i].fresh = std::move(fds[3 + 2 * i]);
+  }
   return message;
 }
 
 Packet encode(const Saved& message) {
-  return {begin(MessageType::kSaved).u64(message.memory_bytes).string(message.problem).take(), {}};
+  return {begin(MessageType::kSaved)
+              .u64(message.memory_bytes)
+              .string(message.problem)
+              .u32(message.frozen_disks)
+              .take(),
+          {}};
 }
 
 Result<Saved> decode_saved(std::span<const std::byte> bytes) {
@@ -300,6 +343,7 @@ Result<Saved> decode_saved(std::span<const std::byte> bytes) {
   Saved message;
   message.memory_bytes = in.u64();
   message.problem = in.string();
+  message.frozen_disks = in.u32();
   TRY(in.finish("Saved"));
   return message;
 }

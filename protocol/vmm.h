@@ -39,6 +39,7 @@ namespace hutch::protocol::vmm {
 
 constexpr size_t kMaxMessage = 128 * 1024;
 constexpr size_t kMaxDisks = 8;
+constexpr size_t kMaxLayers = 64;         // frozen ones, of all disks
 constexpr size_t kMaxCommandLine = 2047;  // what Linux keeps on x86, without the final zero
 constexpr uint64_t kMinMemory = 128ull << 20;
 constexpr uint64_t kMaxMemory = 64ull << 30;
@@ -72,6 +73,10 @@ struct Disk {
   Fd file;
   bool read_only = false;
   std::string id;  // at most 20 bytes, what the guest reads as the disk's serial number
+  // Open: `file` is a base that nobody changes, and what the guest writes goes to this file, empty
+  // at first (virtio/block/layered.h).
+  Fd delta;
+  std::vector<Fd> layers;  // with a delta: frozen ones between it and the base, from below
 };
 
 // Which hosts the guest may reach (policy/policy.h reads the patterns).
@@ -117,15 +122,24 @@ struct Start {
   std::optional<Restore> restore;
 };
 
-// Where a paused machine is saved: two empty files.
+// The delta of a disk becomes a frozen layer, and another one takes its place.
+struct FreezeDisk {
+  uint32_t disk = 0;
+  Fd frozen;  // the delta's file, read-only
+  Fd fresh;   // an empty file
+};
+
+// Where a paused machine is saved: two empty files. Each disk with a delta is frozen.
 struct Save {
   Fd memory;
   Fd state;
   SavedKey key{};
+  std::vector<FreezeDisk> disks;
 };
 struct Saved {
   uint64_t memory_bytes = 0;  // that are no holes
   std::string problem;        // why it could not be saved; empty: it was
+  uint32_t frozen_disks = 0;  // a bit for each disk that goes on with the fresh delta, also then
 };
 
 // A new stream to a vsock port of the guest; the descriptor is closed when the guest refuses.

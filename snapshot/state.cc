@@ -12,6 +12,8 @@ constexpr size_t kMaxDevices = 64;
 constexpr size_t kMaxQueues = 64;
 constexpr size_t kMaxNames = 4096;
 constexpr size_t kMaxFlows = 4096;
+constexpr size_t kMaxLayers = 256;
+constexpr size_t kLayerIdSize = 16;
 
 // A number is never used for anything else, also when its field is gone.
 namespace machine {
@@ -25,7 +27,14 @@ enum : uint32_t {
   kDevice = 7,
   kName = 8,
   kFlow = 9,
+  kDisk = 10,
 };
+}
+namespace disk {
+enum : uint32_t { kLayer = 1 };
+}
+namespace layer {
+enum : uint32_t { kId = 1, kBitmapHash = 2 };
 }
 namespace name {
 enum : uint32_t { kText = 1, kAddress = 2 };
@@ -244,6 +253,28 @@ Result<SavedSerial> decode_serial(const Fields& fields) {
   return saved;
 }
 
+FieldWriter encode(const SavedDisk& saved) {
+  FieldWriter writer;
+  for (const SavedLayer& each : saved.layers)
+    writer.group(
+        disk::kLayer,
+        FieldWriter().bytes(layer::kId, each.id).u64(layer::kBitmapHash, each.bitmap_hash));
+  return writer;
+}
+
+Result<SavedDisk> decode_disk(const Fields& fields) {
+  SavedDisk saved;
+  for (const Fields& each : TRY(fields.groups(disk::kLayer))) {
+    if (saved.layers.size() == kMaxLayers) return fail("too many layers of a disk");
+    SavedLayer layer;
+    layer.id = TRY(copy(each, layer::kId));
+    if (layer.id.size() != kLayerIdSize) return fail("the id of a disk's layer is none");
+    layer.bitmap_hash = TRY(each.u64(layer::kBitmapHash));
+    saved.layers.push_back(std::move(layer));
+  }
+  return saved;
+}
+
 }  // namespace
 
 FieldWriter encode(const SavedMachine& saved) {
@@ -256,6 +287,7 @@ FieldWriter encode(const SavedMachine& saved) {
   for (const SavedVcpu& each : saved.vcpus) writer.group(machine::kVcpu, encode(each));
   writer.group(machine::kSerial, encode(saved.serial));
   for (const SavedDevice& each : saved.devices) writer.group(machine::kDevice, encode(each));
+  for (const SavedDisk& each : saved.disks) writer.group(machine::kDisk, encode(each));
   for (const SavedName& each : saved.network.names)
     writer.group(machine::kName,
                  FieldWriter().text(name::kText, each.name).u64(name::kAddress, each.address));
@@ -286,6 +318,10 @@ Result<SavedMachine> decode_machine(const Fields& fields) {
   for (const Fields& each : TRY(fields.groups(machine::kDevice))) {
     if (saved.devices.size() == kMaxDevices) return fail("too many devices");
     saved.devices.push_back(TRY(decode_device(each)));
+  }
+  for (const Fields& each : TRY(fields.groups(machine::kDisk))) {
+    if (saved.disks.size() == kMaxDevices) return fail("too many disks");
+    saved.disks.push_back(TRY(decode_disk(each)));
   }
   for (const Fields& each : TRY(fields.groups(machine::kName))) {
     if (saved.network.names.size() == kMaxNames) return fail("too many names");

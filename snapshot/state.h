@@ -96,6 +96,18 @@ struct SavedNetwork {
   bool operator==(const SavedNetwork&) const = default;
 };
 
+// A frozen layer of a disk (virtio/block/layered.h), as it has to be when it is used again.
+struct SavedLayer {
+  Bytes id;  // 16 bytes
+  uint64_t bitmap_hash = 0;
+  bool operator==(const SavedLayer&) const = default;
+};
+
+struct SavedDisk {
+  std::vector<SavedLayer> layers;  // from below; none: its launcher keeps it otherwise
+  bool operator==(const SavedDisk&) const = default;
+};
+
 struct SavedMachine {
   uint64_t memory = 0;                       // bytes
   Bytes cpuid;                               // kvm_cpuid_entry2, of all processors
@@ -104,6 +116,7 @@ struct SavedMachine {
   std::vector<SavedVcpu> vcpus;
   SavedSerial serial;
   std::vector<SavedDevice> devices;
+  std::vector<SavedDisk> disks;
   SavedNetwork network;  // empty without one
   bool operator==(const SavedMachine&) const = default;
 };

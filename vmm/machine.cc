@@ -13,6 +13,7 @@
 #include "protocol/agent.h"
 #include "virtio/block/file.h"
 #include "virtio/spec.h"
+#include "vmm/layered_disk.h"
 #include "vmm/saved_machine.h"
 #include "vmm/seccomp.h"
 #include "vmm/vcpu_setup.h"
@@ -256,11 +257,21 @@ void Machine::feed_console_input() {
   if (!modified) log_error("console input: {}", modified.error().text());
 }
 
+Result<std::unique_ptr<virtio::block::Backend>> Machine::open_disk(protocol::vmm::Disk& disk) {
+  if (!disk.delta) {
+    layered_.push_back(nullptr);
+    return TRY(virtio::block::FileBackend::create(std::move(disk.file)));
+  }
+  auto backend = TRY(open_layered(std::move(disk)));
+  layered_.push_back(backend.get());
+  return backend;
+}
+
 Result<void> Machine::add_virtio_devices(protocol::vmm::Start& start) {
   if (!start.disks.empty()) block_thread_ = TRY(LoopThread::start(ThreadKind::kBlock));
   for (protocol::vmm::Disk& disk : start.disks) {
     std::string what = fmt::format("disk {}", disk.id);
-    auto backend = TRY_CONTEXT(what, virtio::block::FileBackend::create(std::move(disk.file)));
+    auto backend = TRY_CONTEXT(what, open_disk(disk));
     TRY(add_virtio("disk",
                    std::make_unique<virtio::Block>(block_thread_->loop(), std::move(backend),
                                                    virtio::BlockOptions{disk.read_only, disk.id})));

@@ -20,6 +20,7 @@
 #include "protocol/vmm.h"
 #include "snapshot/state.h"
 #include "virtio/block/block.h"
+#include "virtio/block/layered.h"
 #include "virtio/mmio.h"
 #include "virtio/rng.h"
 #include "virtio/vsock/vsock.h"
@@ -61,9 +62,9 @@ class Machine final : PowerEvents {
   Result<void> pause();
   // Lets a paused machine go on.
   Result<void> resume();
-  // Writes a paused machine to files; what the guest has in flight on disks and networks is no part
-  // of it.
-  Result<protocol::vmm::Saved> save(const protocol::vmm::Save& save);
+  // Writes a paused machine to files, and freezes its disks' deltas; what the guest has in flight
+  // on networks is no part of it.
+  Result<protocol::vmm::Saved> save(protocol::vmm::Save save);
   // Opens a stream to a port of the guest; the descriptor is closed when the guest refuses.
   Result<void> connect(uint32_t guest_port, Fd stream);
   // Which hosts the guest may reach from now on. An error without a network.
@@ -97,6 +98,7 @@ class Machine final : PowerEvents {
   Result<void> load(protocol::vmm::Start& start);
   Result<void> add_platform_devices(protocol::vmm::Start& start);
   Result<void> add_virtio_devices(protocol::vmm::Start& start);
+  Result<std::unique_ptr<virtio::block::Backend>> open_disk(protocol::vmm::Disk& disk);
   Result<void> add_virtio(const char* name, std::unique_ptr<virtio::Device> device);
   Result<std::unique_ptr<InterruptLine>> add_interrupt(uint32_t pin);
   void flush_console_output();
@@ -111,6 +113,7 @@ class Machine final : PowerEvents {
   void mark(uint8_t value) override;
   void on_vcpu_ended();
   void on_vcpu_paused();
+  Result<void> freeze_disks(std::vector<protocol::vmm::FreezeDisk> files, uint32_t& frozen);
   Result<snapshot::SavedMachine> save_state();
   Result<void> restore_state(const snapshot::SavedMachine& saved);
   Result<void> renew_generation_id();
@@ -143,6 +146,8 @@ class Machine final : PowerEvents {
   std::vector<uint8_t> waiting_input_;  // read, and not yet taken by the serial port
 
   std::unique_ptr<LoopThread> block_thread_;
+  // By disk, owned by its device and used on the block thread only; null: the disk has no layers.
+  std::vector<virtio::block::LayeredBackend*> layered_;
   std::unique_ptr<GuestNetwork> network_;
   virtio::Vsock* vsock_ = nullptr;  // owned by virtio_
   std::vector<VirtioDevice> virtio_;

@@ -8,6 +8,7 @@
 #include "boot/layout.h"
 #include "kvm/saved_state.h"
 #include "memory/memory_image.h"
+#include "vmm/layered_disk.h"
 #include "vmm/machine.h"
 #include "vmm/saved_machine.h"
 
@@ -41,10 +42,11 @@ Result<void> Machine::resume() {
   return {};
 }
 
-Result<protocol::vmm::Saved> Machine::save(const protocol::vmm::Save& save) {
+Result<protocol::vmm::Saved> Machine::save(protocol::vmm::Save save) {
   if (motion_ != Motion::kPaused) return fail("only a paused machine can be saved");
   protocol::vmm::Saved result;
   auto write = [&]() -> Result<void> {
+    TRY(freeze_disks(std::move(save.disks), result.frozen_disks));
     std::vector<std::byte> file = snapshot::seal(snapshot::encode(TRY(save_state())), save.key);
     if (file.size() > snapshot::kMaxFile) return fail("the state of the machine is too large");
     TRY(write_all(save.state.get(), file));
@@ -53,6 +55,25 @@ Result<protocol::vmm::Saved> Machine::save(const protocol::vmm::Save& save) {
   };
   if (Result<void> written = write(); !written) result.problem = written.error().text();
   return result;
+}
+
+// At the moment at which memory and devices are saved: nothing moves.
+Result<void> Machine::freeze_disks(std::vector<protocol::vmm::FreezeDisk> files, uint32_t& frozen) {
+  for (protocol::vmm::FreezeDisk& each : files) {
+    const uint32_t bit = each.disk < layered_.size() ? 1u << each.disk : 0;
+    if (bit == 0 || layered_[each.disk] == nullptr || (frozen & bit) != 0)
+      return fail(
+          fmt::format("disk {} cannot be frozen: it has no layers, or is named twice", each.disk));
+    const virtio::block::LayerId id = TRY(new_layer_id());
+    Result<void> done;
+    block_thread_->loop().run_on_loop([&] { done = freeze_disk(*layered_[each.disk], each, id); });
+    TRY_CONTEXT(fmt::format("disk {}", each.disk), std::move(done));
+    frozen |= bit;
+  }
+  for (size_t disk = 0; disk < layered_.size(); disk++)
+    if (layered_[disk] != nullptr && (frozen & 1u << disk) == 0)
+      return fail(fmt::format("disk {} has layers, and is given no file to go on with", disk));
+  return {};
 }
 
 Result<snapshot::SavedMachine> Machine::save_state() {
@@ -71,6 +92,8 @@ Result<snapshot::SavedMachine> Machine::save_state() {
   saved.serial = serial_->save();
   for (VirtioDevice& device : virtio_)
     saved.devices.push_back({device.name, device.transport->save()});
+  for (const virtio::block::LayeredBackend* disk : layered_)
+    saved.disks.push_back(disk != nullptr ? save_disk(*disk) : snapshot::SavedDisk());
   if (network_) saved.network = network_->save();
   return saved;
 }
@@ -83,6 +106,15 @@ Result<void> Machine::restore_state(const snapshot::SavedMachine& saved) {
     if (saved.devices[i].name != virtio_[i].name)
       return fail(fmt::format("device {} is a {}, a {} was given", i, saved.devices[i].name,
                               virtio_[i].name));
+  if (saved.disks.size() != layered_.size())
+    return fail(fmt::format("it has {} disks, {} were given", saved.disks.size(), layered_.size()));
+  for (size_t i = 0; i < layered_.size(); i++) {
+    if (layered_[i] != nullptr) {
+      TRY_CONTEXT(fmt::format("disk {}", i), check_disk(*layered_[i], saved.disks[i]));
+    } else if (!saved.disks[i].layers.empty()) {
+      return fail(fmt::format("disk {} had layers, and is given none", i));
+    }
+  }
   // The generation ID and its interrupt are there before the interrupt controllers' state, which
   // takes interrupts in from then on.
   generation_line_ = TRY(add_interrupt(boot::kGenerationIdInterrupt));

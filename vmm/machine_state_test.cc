@@ -372,3 +372,114 @@ TEST_CASE("a saved machine with wrong values is refused or runs, and harms nobod
   CHECK(endings["host_error"] > 15);
   CHECK(endings.size() > 1);
 }
+
+namespace {
+
+// A disk of layers, as a launcher has it.
+struct Layers {
+  Fd base{::memfd_create("base", MFD_CLOEXEC)};
+  std::vector<Fd> frozen;
+  Fd top = empty();
+
+  Layers() { REQUIRE(::ftruncate(base.get(), 1 << 20) == 0); }
+  static Fd empty() { return Fd(::memfd_create("layer", MFD_CLOEXEC)); }
+  static Fd view(const Fd& file) {
+    return open_file("/proc/self/fd/" + std::to_string(file.get()), O_RDONLY).value();
+  }
+  Disk disk(Fd delta) const {
+    Disk disk{.file = view(base), .read_only = false, .id = "test", .delta = {}, .layers = {}};
+    for (const Fd& layer : frozen) disk.layers.push_back(view(layer));
+    disk.delta = std::move(delta);
+    return disk;
+  }
+  // Says that it is saved; the private layer is the last frozen one then.
+  Saved save(Subject& subject, const Files& files) {
+    Fd fresh = empty();
+    Save save = files.to_save();
+    save.disks.push_back({.disk = 0, .frozen = view(top), .fresh = fresh.duplicate().value()});
+    subject.send(encode(save));
+    Saved saved = decode_saved(subject.receive()).value();
+    if (saved.frozen_disks != 0) frozen.push_back(std::exchange(top, std::move(fresh)));
+    return saved;
+  }
+};
+
+Start layered_start(Start start, const Layers& layers, Fd delta) {
+  start.disks.push_back(layers.disk(std::move(delta)));
+  return start;
+}
+
+}  // namespace
+
+TEST_CASE("saving freezes a disk's layer, and only with the same layers the machine goes on") {
+  if (!have_kvm()) return;
+  Layers layers;
+  Files files, again;
+  Subject subject(layered_start(boot(), layers, layers.top.duplicate().value()));
+  subject.wait_for_console(20);
+  subject.send(encode_plain(MessageType::kPause));
+  REQUIRE(subject.receive(MessageType::kPaused));
+  // Without a file to go on with it is not saved.
+  Files none;
+  CHECK(subject.save(none).problem.find("no file to go on with") != std::string::npos);
+  Saved saved = layers.save(subject, files);
+  CHECK(saved.problem == "");
+  CHECK(saved.frozen_disks == 1);
+  Layers first;
+  first.base = layers.base.duplicate().value();
+  first.frozen.push_back(layers.frozen[0].duplicate().value());
+  CHECK(layers.save(subject, again).problem == "");
+  REQUIRE(layers.frozen.size() == 2);
+  subject.send(encode_plain(MessageType::kResume));
+  REQUIRE(subject.receive(MessageType::kResumed));
+  CHECK(subject.finish().reason == EndReason::kPowerOff);
+
+  auto ending = [](Start start) {
+    Subject other(std::move(start));
+    return other.finish().message;
+  };
+  CHECK(ending(layered_start(from(files), first, Layers::empty())) ==
+        "the guest powered itself off");
+  CHECK(ending(layered_start(from(again), layers, Layers::empty())) ==
+        "the guest powered itself off");
+  CHECK(ending(layered_start(from(again), first, Layers::empty())) ==
+        "the saved machine: disk 0: a disk has other layers than the machine was saved with");
+  CHECK(ending(layered_start(from(files), layers, Layers::empty())) ==
+        "the saved machine: disk 0: a disk has other layers than the machine was saved with");
+  std::swap(layers.frozen[0], layers.frozen[1]);
+  CHECK(ending(layered_start(from(again), layers, Layers::empty())).find("over another one") !=
+        std::string::npos);
+  Start plain = from(files);
+  plain.disks.push_back({.file = Layers::view(layers.base),
+                         .read_only = true,
+                         .id = "test",
+                         .delta = {},
+                         .layers = {}});
+  CHECK(ending(std::move(plain)) == "the saved machine: disk 0 had layers, and is given none");
+}
+
+TEST_CASE("a disk is frozen once, and only one that has layers") {
+  if (!have_kvm()) return;
+  Layers layers;
+  Subject subject(layered_start(boot(), layers, layers.top.duplicate().value()));
+  subject.wait_for_console(20);
+  subject.send(encode_plain(MessageType::kPause));
+  REQUIRE(subject.receive(MessageType::kPaused));
+  Files files;
+  Save strange = files.to_save();
+  strange.disks.push_back(
+      {.disk = 7, .frozen = Layers::view(layers.top), .fresh = Layers::empty()});
+  subject.send(encode(strange));
+  Saved saved = decode_saved(subject.receive()).value();
+  CHECK(saved.problem.find("disk 7 cannot be frozen") != std::string::npos);
+  CHECK(saved.frozen_disks == 0);
+  // A file that is none of its.
+  Save other = files.to_save();
+  other.disks.push_back({.disk = 0, .frozen = Layers::empty(), .fresh = Layers::empty()});
+  subject.send(encode(other));
+  saved = decode_saved(subject.receive()).value();
+  CHECK(saved.problem.find("disk 0") != std::string::npos);
+  CHECK(saved.frozen_disks == 0);
+  subject.send(encode_plain(MessageType::kStop));
+  subject.finish();
+}

@@ -196,14 +196,14 @@ typedef struct hutch_disk {
   const char* path; /* used when fd is 0 or less */
   int fd;
   int read_only;
-  /* The file is a template: the guest gets a copy of its own, made from the extents that hold data,
-   * which is gone with the machine. */
-  int private_copy;
+  /* The file is a base that many machines may share and nobody changes: what the guest writes goes
+   * to a layer of its own, which is gone with the machine, or frozen when it is saved. */
+  int layered;
   const char* id; /* at most 20 bytes, the serial number that the guest sees; may be NULL */
-  /* Where the template has data: extent_count pairs of offset and size in bytes. For a file system
-   * that cannot tell (9p) and so would be read whole; NULL: ask the file system. */
-  const uint64_t* extents;
-  size_t extent_count;
+  /* Frozen layers between the base and the guest's own, from below, open for reading: those of
+   * hutch_vm_disk_layers. Nobody may change them. */
+  const int* layers;
+  size_t layer_count; /* at most 64, of all disks together */
 } hutch_disk;
 
 /* A network device for the guest, and the hosts that it may reach: docs/egress.md. */
@@ -266,7 +266,7 @@ typedef struct hutch_vm_options {
   int pit;                        /* emulate the 8254 timer */
   const hutch_disk* const* disks; /* /dev/vda first */
   size_t disk_count;              /* at most 8 */
-  /* Folder for private copies; NULL: /var/tmp. What is made there has no name. */
+  /* Folder for the guests' own layers; NULL: /var/tmp. What is made there has no name. */
   const char* scratch_directory;
   /* Do not expect our agent in the guest: no connection to it is offered. */
   int no_agent;
@@ -314,11 +314,17 @@ HUTCH_EXPORT int hutch_vm_set_policy(hutch_vm* vm, int allow_all, const char* co
 HUTCH_EXPORT int hutch_vm_pause(hutch_vm* vm, hutch_error** error);
 HUTCH_EXPORT int hutch_vm_resume(hutch_vm* vm, hutch_error** error);
 /* Saves a paused machine to two empty files: SAVED follows. `key`, 16 bytes, ties the state to who
- * knows it. The disks are the caller's to keep: hutch_vm_copy_disk. */
+ * knows it. The layers that the guest wrote on layered disks are frozen as of then, and it goes on
+ * with empty ones: nothing is copied, and the caller keeps hutch_vm_disk_layers. What other disks
+ * hold is the caller's to keep. */
 HUTCH_EXPORT int hutch_vm_save(hutch_vm* vm, int memory_fd, int state_fd, const uint8_t* key,
                                hutch_error** error);
-/* Copies what a private_copy disk holds to an empty file; the machine is paused. */
-HUTCH_EXPORT int hutch_vm_copy_disk(hutch_vm* vm, size_t disk, int fd, hutch_error** error);
+/* The frozen layers of a layered disk, from below: after SAVED, those that a machine that goes on
+ * from there needs. Read-only descriptors of files that may have no name; the VM's own, valid until
+ * its next event is taken. A caller that wants to have them after a power cut flushes and names
+ * their files. */
+HUTCH_EXPORT int hutch_vm_disk_layers(const hutch_vm* vm, size_t disk, const int** fds,
+                                      size_t* count, hutch_error** error);
 /* Ends the machine as a power cut does; ENDED follows, within 3 s also from a VMM that hangs. For
  * an orderly end use hutch_agent_shutdown. */
 HUTCH_EXPORT int hutch_vm_stop(hutch_vm* vm, hutch_error** error);

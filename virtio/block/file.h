@@ -14,6 +14,11 @@ class FileBackend final : public Backend {
   // file or block device, or smaller than a sector.
   static Result<std::unique_ptr<FileBackend>> create(Fd file);
 
+  // The same of a file that is known to have `size` bytes, which it need not say itself.
+  static std::unique_ptr<FileBackend> of_size(Fd file, uint64_t size) {
+    return std::unique_ptr<FileBackend>(new FileBackend(std::move(file), size));
+  }
+
   uint64_t size() const override { return size_; }
   Result<void> read(std::span<const iovec> buffers, uint64_t offset) override;
   Result<void> write(std::span<const iovec> buffers, uint64_t offset) override;
