@@ -22,7 +22,8 @@ struct SavedMachine {
 class Machine {
  public:
   // Starts it; throws BenchFailure, as all here.
-  Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMachine* saved = nullptr);
+  Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMachine* saved = nullptr,
+          uint32_t cpus = 2);
   ~Machine();
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "bench/boot.h"
 #include "bench/exec.h"
 #include "bench/fork.h"
 #include "bench/interrupt.h"
@@ -30,6 +31,15 @@ int main(int count, char** words) {
       options.qemu = given.at("qemu");
       options.json_file = given.at("json_file");
       return hutch::bench::measure_setup(options) ? 0 : kExitGate;
+    }
+    if (given.at("what") == "boot") {
+      hutch::bench::BootOptions options;
+      options.count = given.at("count");
+      options.memory_mib = given.at("memory_mib");
+      options.image = given.at("image");
+      options.peers = given.at("peers");
+      options.json_file = given.at("json_file");
+      return hutch::bench::measure_boot(options) ? 0 : kExitGate;
     }
     if (given.at("what") == "fork") {
       hutch::bench::ForkOptions options;

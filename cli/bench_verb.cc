@@ -66,6 +66,22 @@ create the interrupt controllers before they give the guest memory. first_run: f
 process of the VMM to the guest's first byte on its serial port, beside QEMU microvm.
 Exit status 1: a gate is not met.)";
 
+struct BootArguments {
+  uint32_t count = 30;
+  uint32_t memory_mib = 512;
+  std::string image = "core";
+  std::vector<std::string> peers{"qemu=qemu-system-x86_64"};
+  std::string json_file;
+};
+
+constexpr const char* kBootFooter = R"(Examples:
+  hutch bench boot
+  hutch bench boot --peer qemu=qemu-system-x86_64 --peer firecracker=/opt/firecracker
+
+A cold boot, from before the process of the VMM to the answer to `echo hello`, beside other machine
+monitors in the same run, with the same kernel, initramfs, image and agent, in turns. Peers are
+qemu, firecracker and cloud-hypervisor. Exit status 1: a gate is not met.)";
+
 [[noreturn]] void run_here(const nlohmann::json& given) {
   std::string path = find_program("hutch-bench");
   std::string text = given.dump();
@@ -117,6 +133,35 @@ void add_fork(Program& program, CLI::App& bench) {
       ->type_name("FILE");
   verb->callback([&program, arguments] {
     program.action = [&program, arguments] { return run_fork(program, *arguments); };
+  });
+}
+
+void add_boot(Program& program, CLI::App& bench) {
+  auto arguments = std::make_shared<BootArguments>();
+  CLI::App* verb = bench.add_subcommand("boot", "A cold boot beside other machine monitors");
+  verb->footer(kBootFooter);
+  verb->add_option("--count", arguments->count, "How many boots of each (default 30)")
+      ->type_name("N")
+      ->check(CLI::Range(2, 10000));
+  verb->add_option("--memory-mib", arguments->memory_mib, "Memory of a machine (default 512)")
+      ->type_name("MIB")
+      ->check(CLI::Range(128, 65536));
+  verb->add_option("--image", arguments->image, "Image of the machines (default core)")
+      ->type_name("NAME|FILE");
+  verb->add_option("--peer", arguments->peers,
+                   "Another machine monitor, repeatable (default qemu=qemu-system-x86_64)")
+      ->type_name("NAME=PATH");
+  verb->add_option("--json", arguments->json_file, "Write the results to this file")
+      ->type_name("FILE");
+  verb->callback([&program, arguments] {
+    program.action = [&program, arguments] {
+      return run_bench(program, {{"what", "boot"},
+                                 {"count", arguments->count},
+                                 {"memory_mib", arguments->memory_mib},
+                                 {"image", arguments->image},
+                                 {"peers", arguments->peers},
+                                 {"json_file", arguments->json_file}});
+    };
   });
 }
 
@@ -177,6 +222,7 @@ void add_bench(Program& program) {
     program.action = [&program, arguments] { return run_exec(program, *arguments); };
   });
   add_fork(program, *bench);
+  add_boot(program, *bench);
   add_setup(program, *bench);
 }
 
