@@ -44,7 +44,9 @@ std::optional<uint64_t> hits_in(const std::string& histogram) {
 }
 
 bool KvmTrace::write(const char* file, const char* text) const {
-  Result<Fd> opened = open_file(fmt::format("{}/{}", folder_, file), O_WRONLY | O_TRUNC);
+  // Truncation forgets what `trace` holds; of a file of triggers it would remove them.
+  int flags = std::string_view(file) == "trace" ? O_WRONLY | O_TRUNC : O_WRONLY;
+  Result<Fd> opened = open_file(fmt::format("{}/{}", folder_, file), flags);
   return opened &&
          write_all(opened->get(), std::as_bytes(std::span(text, std::string_view(text).size())))
              .has_value();

@@ -138,6 +138,19 @@ void Machine::wait(hutch_task task, const std::function<bool(const hutch_event&)
   }
 }
 
+std::map<std::string, uint64_t> Machine::counters() {
+  std::map<std::string, uint64_t> counters;
+  hutch_error* error = nullptr;
+  check(hutch_vm_query(vm_, &error), error);
+  wait(0, [&](const hutch_event& event) {
+    if (event.kind != HUTCH_EVENT_REPORT) return false;
+    for (size_t i = 0; i < event.counter_count; i++)
+      counters[event.counters[i].name] = event.counters[i].value;
+    return true;
+  });
+  return counters;
+}
+
 uint64_t Machine::private_kib() const {
   std::ifstream rollup(fmt::format("/proc/{}/smaps_rollup", hutch_vm_process_id(vm_)));
   uint64_t sum = 0;

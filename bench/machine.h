@@ -4,6 +4,7 @@
 #include <hutch.h>
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -39,6 +40,8 @@ class Machine {
   void wait(hutch_task task, const std::function<bool(const hutch_event&)>& is_done);
   // When a mark was set, of CLOCK_MONOTONIC; nothing: not yet.
   std::optional<uint64_t> mark(hutch_mark mark) const { return marks_[mark]; }
+  // The VMM's counters as of now.
+  std::map<std::string, uint64_t> counters();
   // Memory of the VMM's process that is its own: what it has written.
   uint64_t private_kib() const;
 

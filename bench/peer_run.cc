@@ -13,7 +13,6 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
-#include <set>
 
 #include "artefacts/artefacts.h"
 #include "base/sys.h"
@@ -150,14 +149,6 @@ void PeerRun::end() {
   ::kill(child_.process_id, SIGKILL);
   wait_for(child_);
   child_.process_id = 0;
-}
-
-std::vector<std::string> PeerRun::mapped_files() const {
-  std::set<std::string> paths;
-  std::ifstream maps(fmt::format("/proc/{}/maps", child_.process_id));
-  for (std::string line; std::getline(maps, line);)
-    if (size_t at = line.find('/'); at != std::string::npos) paths.insert(line.substr(at));
-  return {paths.begin(), paths.end()};
 }
 
 }  // namespace hutch::bench

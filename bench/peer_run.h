@@ -33,8 +33,6 @@ class PeerRun {
   // Of CLOCK_MONOTONIC; nothing: not seen.
   std::optional<uint64_t> init_ns() const { return init_ns_; }
   std::optional<uint64_t> agent_ns() const { return agent_ns_; }
-  // The files that its process has mapped.
-  std::vector<std::string> mapped_files() const;
 
  private:
   void listen_for_agent();
