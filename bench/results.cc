@@ -39,7 +39,7 @@ json result_entry(const std::string& name, const char* unit, const std::vector<d
   Ratio ratio = ratio_of_medians(ours, peer);
   return {{"name", name},
           {"unit", unit},
-          {"clock", "monotonic"},
+          {"clock", is_virtual_time() ? "virtual" : "monotonic"},
           {"n", ours.size()},
           {"ours", median(ours)},
           {"p50", percentile(ours, 0.5)},
@@ -53,6 +53,13 @@ json result_entry(const std::string& name, const char* unit, const std::vector<d
           {"ratio", {{"median", ratio.median}, {"low", ratio.low}, {"high", ratio.high}}}};
 }
 
+bool is_virtual_time() {
+  std::ifstream file("/proc/cmdline");
+  std::string words;
+  std::getline(file, words);
+  return artefacts::is_in_machine() && words.find("hutch.clock=virtual") != std::string::npos;
+}
+
 void write_results(const json& list, const std::string& path) {
   std::ofstream file(path);
   file << list.dump(2) << "\n";
@@ -64,8 +71,10 @@ void print_place() {
   utsname name{};
   ::uname(&name);
   fmt::print("{}, Linux {}, {} CPUs\n",
-             artefacts::is_in_machine() ? "the emulated machine: software, so only the ratios tell"
-                                        : "this host's KVM",
+             is_virtual_time() ? "the emulated machine in virtual time"
+             : artefacts::is_in_machine()
+                 ? "the emulated machine: software, so only the ratios tell"
+                 : "this host's KVM",
              name.release, ::sysconf(_SC_NPROCESSORS_ONLN));
 }
 

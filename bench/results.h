@@ -19,6 +19,9 @@ void write_results(const nlohmann::json& list, const std::string& path);
 
 // A table of such results.
 void print_entries(const nlohmann::json& list);
+// We run in the emulated machine, and its clock counts instructions (hutch machine start
+// --virtual-time).
+bool is_virtual_time();
 // Where the guests run.
 void print_place();
 std::string show(const Ratio& ratio);

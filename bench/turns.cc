@@ -28,15 +28,15 @@ void take_turns(std::vector<Side>& sides, uint32_t count) {
 }
 
 std::string controls_failure(const std::string& row, const Side& ours, const Side& again,
-                             const Side& handicapped) {
+                             const Side& handicapped, double tolerance) {
   Ratio same = ratio_of_medians(again.of(row), ours.of(row));
-  if (same.low > 1 || same.high < 1)
+  if (same.low > 1 + tolerance || same.high < 1 - tolerance)
     return fmt::format(
         "{}: the same against itself gave {}, an interval without 1: the host is too noisy just "
         "now; leave it alone, or take more pairs with --count",
         row, show(same));
   Ratio slower = ratio_of_medians(handicapped.of(row), ours.of(row));
-  if (slower.low <= 1)
+  if (slower.low <= 1 + tolerance)
     return fmt::format(
         "{}: the handicap does not show, {}: the host is too noisy just now; leave it alone, or "
         "take more pairs with --count",

@@ -27,9 +27,10 @@ struct Side {
 // Lets each side have `count` turns after one that does not count. Progress on standard error.
 void take_turns(std::vector<Side>& sides, uint32_t count);
 
-// What the two controls of a row say; empty when all is well.
+// What the two controls of a row say; empty when all is well. The interval may miss 1 by
+// `tolerance`, for a clock that repeats so well that the last digit is one.
 std::string controls_failure(const std::string& row, const Side& ours, const Side& again,
-                             const Side& handicapped);
+                             const Side& handicapped, double tolerance = 0);
 // One line about them.
 std::string show_controls(const std::string& row, const Side& ours, const Side& again,
                           const Side& handicapped);
