@@ -9,13 +9,13 @@
 #include <memory>
 
 #include "base/sys.h"
+#include "bench/echo.h"
 #include "bench/interrupt.h"
 #include "bench/subject.h"
 
 namespace hutch::bench {
 namespace {
 
-constexpr const char* kUser = "app";
 constexpr int kAnswerMs = 120'000;
 constexpr size_t kLayer = 1;  // among the disks
 
@@ -38,7 +38,8 @@ void check(int code, hutch_error* error) {
   throw BenchFailure(text);
 }
 
-Machine::Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMachine* saved) {
+Machine::Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMachine* saved,
+                 uint32_t cpus) {
   hutch_disk root{}, layer{};
   root.size = layer.size = sizeof root;
   root.path = parts.image.c_str();
@@ -57,7 +58,7 @@ Machine::Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMach
   hutch_saved_machine restore{};
   hutch_vm_options options{};
   options.size = sizeof options;
-  options.cpus = 2;
+  options.cpus = cpus;
   options.memory = memory;
   if (saved != nullptr) {
     restore.size = sizeof restore;
@@ -87,31 +88,7 @@ Machine::~Machine() {
 }
 
 uint64_t Machine::echo() {
-  const char* arguments[] = {"/bin/echo", "hello", nullptr};
-  hutch_process_options process{};
-  process.size = sizeof process;
-  process.arguments = arguments;
-  process.user = kUser;
-  std::string output;
-  int open_streams = 2;
-  bool exited = false;
-  hutch_task task = 0;
-  hutch_error* error = nullptr;
-  uint64_t start = monotonic_ns();
-  check(hutch_process_start(agent(), &process, &task, &error), error);
-  wait(task, [&](const hutch_event& event) {
-    if (event.kind == HUTCH_EVENT_OUTPUT)
-      output.append(static_cast<const char*>(event.data), event.data_size);
-    if (event.kind == HUTCH_EVENT_OUTPUT_END) open_streams--;
-    if (event.kind == HUTCH_EVENT_EXITED) {
-      exited = true;
-      if (event.signaled != 0 || event.value != 0) throw BenchFailure("echo failed in the guest");
-    }
-    return exited && open_streams == 0;
-  });
-  uint64_t end = monotonic_ns();
-  if (output != "hello\n") throw BenchFailure("echo said something else in the guest");
-  return end - start;
+  return echo_by(agent(), [this](hutch_task task, const IsDone& is_done) { wait(task, is_done); });
 }
 
 SavedMachine Machine::save(const std::string& folder) {
@@ -163,6 +140,19 @@ void Machine::wait(hutch_task task, const std::function<bool(const hutch_event&)
       marks_[event->mark] = event->monotonic_ns;
     if (event->task == task && is_done(*event)) return;
   }
+}
+
+std::map<std::string, uint64_t> Machine::counters() {
+  std::map<std::string, uint64_t> counters;
+  hutch_error* error = nullptr;
+  check(hutch_vm_query(vm_, &error), error);
+  wait(0, [&](const hutch_event& event) {
+    if (event.kind != HUTCH_EVENT_REPORT) return false;
+    for (size_t i = 0; i < event.counter_count; i++)
+      counters[event.counters[i].name] = event.counters[i].value;
+    return true;
+  });
+  return counters;
 }
 
 uint64_t Machine::private_kib() const {

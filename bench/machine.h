@@ -4,6 +4,7 @@
 #include <hutch.h>
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,7 +25,8 @@ struct SavedMachine {
 class Machine {
  public:
   // Starts it; throws BenchFailure, as all here.
-  Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMachine* saved = nullptr);
+  Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMachine* saved = nullptr,
+          uint32_t cpus = 2);
   ~Machine();
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
@@ -40,6 +42,8 @@ class Machine {
   void wait(hutch_task task, const std::function<bool(const hutch_event&)>& is_done);
   // When a mark was set, of CLOCK_MONOTONIC; nothing: not yet.
   std::optional<uint64_t> mark(hutch_mark mark) const { return marks_[mark]; }
+  // The VMM's counters as of now.
+  std::map<std::string, uint64_t> counters();
   // Memory of the VMM's process that is its own: what it has written.
   uint64_t private_kib() const;
 

@@ -5,12 +5,15 @@
 
 #include <nlohmann/json.hpp>
 
+#include "bench/boot.h"
 #include "bench/exec.h"
 #include "bench/fork.h"
 #include "bench/interrupt.h"
+#include "bench/setup.h"
+#include "bench/setup_turn.h"
 
 int main(int count, char** words) {
-  constexpr int kExitFailure = 125;
+  constexpr int kExitFailure = 125, kExitGate = 1;
   if (count != 2) {
     fmt::print(stderr, "hutch: run: hutch bench exec\n");
     return 2;
@@ -19,6 +22,25 @@ int main(int count, char** words) {
   hutch::bench::catch_signals();
   try {
     nlohmann::json given = nlohmann::json::parse(words[1]);
+    if (given.at("what") == "setup_turn")
+      return hutch::bench::print_setup_turn(given.at("order"), given.at("handicap_ns"));
+    if (given.at("what") == "setup") {
+      hutch::bench::SetupOptions options;
+      options.count = given.at("count");
+      options.run_count = given.at("run_count");
+      options.qemu = given.at("qemu");
+      options.json_file = given.at("json_file");
+      return hutch::bench::measure_setup(options) ? 0 : kExitGate;
+    }
+    if (given.at("what") == "boot") {
+      hutch::bench::BootOptions options;
+      options.count = given.at("count");
+      options.memory_mib = given.at("memory_mib");
+      options.image = given.at("image");
+      options.peers = given.at("peers");
+      options.json_file = given.at("json_file");
+      return hutch::bench::measure_boot(options) ? 0 : kExitGate;
+    }
     if (given.at("what") == "fork") {
       hutch::bench::ForkOptions options;
       options.count = given.at("count");

@@ -9,13 +9,19 @@
 
 namespace hutch::bench {
 
-// {name, unit, clock, n, ours, p50, p99, peer, peer_name, ratio: {median, low, high}}
+// {name, unit, clock, n, ours, p50, p90, p99, peer, peer_p90, peer_p99, peer_name,
+//  place: {path, kernel, processor, cpus}, ratio: {median, low, high}}
 nlohmann::json result_entry(const std::string& name, const char* unit,
                             const std::vector<double>& ours, const std::vector<double>& peer,
                             const char* peer_name);
 // Throws BenchFailure.
 void write_results(const nlohmann::json& list, const std::string& path);
 
+// A table of such results.
+void print_entries(const nlohmann::json& list);
+// We run in the emulated machine, and its clock counts instructions (hutch machine start
+// --virtual-time).
+bool is_virtual_time();
 // Where the guests run.
 void print_place();
 std::string show(const Ratio& ratio);

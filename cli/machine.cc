@@ -55,6 +55,7 @@ struct Record {
   uint16_t port = 0;
   uint64_t memory = 0;
   uint32_t cpus = 0;
+  bool virtual_time = false;
 };
 
 struct Paths {
@@ -104,9 +105,9 @@ std::optional<Record> load(const Paths& paths) {
   if (!text) return std::nullopt;
   nlohmann::json json = nlohmann::json::parse(*text, nullptr, false);
   try {
-    return Record{json.at("pid").get<pid_t>(), json.at("began").get<uint64_t>(),
+    return Record{json.at("pid").get<pid_t>(),     json.at("began").get<uint64_t>(),
                   json.at("port").get<uint16_t>(), json.at("memory").get<uint64_t>(),
-                  json.at("cpus").get<uint32_t>()};
+                  json.at("cpus").get<uint32_t>(), json.value("virtual_time", false)};
   } catch (const nlohmann::json::exception&) {
     throw Failure("state", fmt::format("{} is damaged", paths.record),
                   "remove it: hutch machine rm");
@@ -122,11 +123,9 @@ void write_private(const std::string& path, std::string_view text) {
 }
 
 void save(const Paths& paths, const Record& record) {
-  nlohmann::json json{{"pid", record.process_id},
-                      {"began", record.began},
-                      {"port", record.port},
-                      {"memory", record.memory},
-                      {"cpus", record.cpus}};
+  nlohmann::json json{{"pid", record.process_id}, {"began", record.began},
+                      {"port", record.port},      {"memory", record.memory},
+                      {"cpus", record.cpus},      {"virtual_time", record.virtual_time}};
   write_private(paths.record, json.dump() + "\n");
 }
 
@@ -228,6 +227,7 @@ std::vector<std::string> qemu_command(const Paths& paths, const Record& record) 
       "console=ttyS0 quiet panic=-1 mitigations=off audit=0 tsc=reliable cryptomgr.notests "
       "hutch.init={} hutch.args=--listen,0.0.0.0:{},--token-file,{} hutch.addresses={}",
       agent, kAgentPort, paths.token, host_addresses());
+  if (record.virtual_time) kernel_words += " hutch.clock=virtual";
   const std::pair<const char*, std::string> options[] = {
       {"-name", "hutch-machine"},
       {"-display", "none"},
@@ -237,7 +237,9 @@ std::vector<std::string> qemu_command(const Paths& paths, const Record& record) 
       // With a thread for each CPU, QEMU 7.2 hangs when the kernel changes its own code.
       {"-accel", "tcg,thread=single"},
       // QEMU does not tell a nested hypervisor of XSETBV, so guests would find a broken XSAVE.
-      {"-cpu", "max,+svm,+npt,-xsave"},
+      // With fast string operations Linux copies by bytes, each an instruction and so a nanosecond;
+      // without, by eight of them, which is what memory takes.
+      {"-cpu", record.virtual_time ? "max,+svm,+npt,-xsave,-erms,-fsrm" : "max,+svm,+npt,-xsave"},
       {"-smp", std::to_string(record.cpus)},
       {"-m", fmt::format("{}M", record.memory >> 20)},
       {"-kernel", find_shared(kMachineKernelFile)},
@@ -255,6 +257,9 @@ std::vector<std::string> qemu_command(const Paths& paths, const Record& record) 
     words.emplace_back(option);
     words.push_back(value);
   }
+  if (record.virtual_time)
+    for (const char* word : {"-icount", "shift=0,sleep=off", "-rtc", "clock=vm"})
+      words.emplace_back(word);
   return words;
 }
 
@@ -417,6 +422,7 @@ MachineStatus machine_status() {
   status.port = record->port;
   status.memory = record->memory;
   status.cpus = record->cpus;
+  status.virtual_time = record->virtual_time;
   return status;
 }
 
@@ -425,7 +431,11 @@ void start_machine(const MachineSize& size, std::chrono::nanoseconds timeout) {
   Lock lock(paths);
   std::string why;
   if (std::optional<Record> record = load(paths)) {
-    if (is_alive(*record) && try_connect(paths, record->port, &why)) return;
+    if (is_alive(*record) && try_connect(paths, record->port, &why)) {
+      if (!size.virtual_time || record->virtual_time) return;
+      throw Failure("state", "the emulated machine runs, and not in virtual time",
+                    "stop it first: hutch machine stop");
+    }
     notice(is_alive(*record) ? "the emulated machine does not answer: " + why
                              : "the emulated machine has died; starting it anew");
     end_machine(paths);
@@ -436,6 +446,7 @@ void start_machine(const MachineSize& size, std::chrono::nanoseconds timeout) {
   Record record;
   record.memory = size.memory;
   record.cpus = size.cpus;
+  record.virtual_time = size.virtual_time;
   record.port = value_or_throw(free_local_port());
   write_private(paths.token, new_token() + "\n");
   ::unlink(paths.console.c_str());

@@ -24,6 +24,9 @@ namespace hutch::cli {
 struct MachineSize {
   uint64_t memory = 4ull << 30;  // bytes
   uint32_t cpus = 1;             // one thread emulates them all: more are no faster
+  // Its clock advances by a nanosecond with each instruction, and jumps over waits, so that the
+  // same work takes the same time whatever the host does. One CPU.
+  bool virtual_time = false;
 };
 
 struct MachineStatus {
@@ -32,12 +35,14 @@ struct MachineStatus {
   uint16_t port = 0;
   uint64_t memory = 0;
   uint32_t cpus = 0;
+  bool virtual_time = false;
   std::string folder;
 };
 
 MachineStatus machine_status();
 // Starts it, or finds it started: idempotent, and safe when several do it at a time. Shows progress
-// on standard error. Throws a Failure with the end of the console when it does not come up.
+// on standard error. Throws a Failure with the end of the console when it does not come up, and
+// when one runs whose clock does not go by virtual time as asked for.
 void start_machine(const MachineSize& size, std::chrono::nanoseconds timeout);
 // Lets it power itself off, then ends it by force. False: it was not running.
 bool stop_machine();

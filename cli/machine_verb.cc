@@ -35,11 +35,13 @@ int print_status(bool json) {
       report["port"] = status.port;
       report["memory"] = status.memory;
       report["cpus"] = status.cpus;
+      report["virtual_time"] = status.virtual_time;
     }
     fmt::print("{}\n", report.dump());
   } else if (exists) {
-    fmt::print("{}: process {}, port {}, {} MiB, {} CPUs\n", state_name(status.state),
-               status.process_id, status.port, status.memory >> 20, status.cpus);
+    fmt::print("{}: process {}, port {}, {} MiB, {} CPUs{}\n", state_name(status.state),
+               status.process_id, status.port, status.memory >> 20, status.cpus,
+               status.virtual_time ? ", in virtual time" : "");
     if (status.state == MachineStatus::State::kDead)
       fmt::print("its console: {}/console.log\n", status.folder);
   } else {
@@ -75,8 +77,16 @@ void add_start(Program& program, CLI::App& verb) {
           },
           "Give up after this time (default 3m)")
       ->type_name("TIME");
-  start->footer("Examples:\n  hutch machine start\n  hutch machine start --memory 8GiB");
+  start->add_flag("--virtual-time", size->virtual_time,
+                  "For measuring: its clock counts instructions, a nanosecond each, and jumps over "
+                  "waits; one CPU");
+  start->footer(
+      "Examples:\n  hutch machine start\n  hutch machine start --memory 8GiB\n"
+      "  HUTCH_RUNTIME=/tmp/virtual hutch machine start --virtual-time");
   start->callback([&program, size, timeout] {
+    // The second one would never start.
+    if (size->virtual_time && size->cpus > 1)
+      throw CLI::ValidationError("--virtual-time", "the machine has one CPU then, not more");
     program.action = [size, timeout] {
       start_machine(*size, *timeout);
       return print_status(false);

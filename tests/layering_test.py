@@ -17,7 +17,8 @@ FLOORS = [
     ["control", "cli", "lib"],
 ]
 # Beside the house; what each may include.
-BESIDE = {"guest-agent": {"base", "protocol"}, "bench": {"base", "artefacts"}}
+BESIDE = {"guest-agent": {"base", "protocol"},
+          "bench": {"base", "memory", "artefacts", "kvm", "boot", "vmm"}}
 # Floor 5 reaches the VMM only through protocol/.
 ONLY = {"control": {"base", "protocol", "artefacts", "policy", "event-log", "serve-options"},
         "cli": {"base", "protocol", "artefacts", "serve-options"},

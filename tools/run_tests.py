@@ -1,6 +1,6 @@
 """Runs Hutch's tests and adds up the single checks of all of them.
 
-Usage: run_tests.py lint|unit|fuzz|images|e2e|sdk|egress|all, called by tools/dev, which has built everything before.
+Usage: run_tests.py lint|unit|fuzz|images|e2e|boot|sdk|egress|all, called by tools/dev, which has built everything before.
 Ends with `N passed, N failed, N skipped`; the exit status is 1 when something failed.
 
   lint   formatting, floors, shell scripts
@@ -9,6 +9,7 @@ Ends with `N passed, N failed, N skipped`; the exit status is 1 when something f
   fuzz   each fuzz target for FUZZ_SECONDS (20), two at a time, from the corpus in the tree
   images two builds of the writable layer and of the small image, each from nothing, byte for byte
   e2e    tests/e2e: real guests, in the emulated machine where this host's KVM cannot run them
+  boot   bench/virtual_boot.py: what a boot takes in virtual time, beside the numbers in the tree
   sdk    tests/sdk: the unmodified npm client @deno/sandbox on Deno, Node 20 and Node 24 against
          `hutch serve` and real guests
   egress tests/egress: what a sandbox reaches, without a machine and in real guests, under three policies
@@ -240,6 +241,10 @@ def e2e(totals):
     tap(totals, "e2e", [ROOT / "tests/e2e/run"], stream=True)
 
 
+def boot(totals):
+    tap(totals, "boot", [sys.executable, ROOT / "bench/virtual_boot.py", *sys.argv[2:]], stream=True)
+
+
 def sdk(totals):
     tap(totals, "sdk", [ROOT / "tests/sdk/run", "--results", BUILD / "sdk-results"], stream=True)
 
@@ -264,8 +269,8 @@ def real_guests(totals):
 def main():
     which = sys.argv[1] if len(sys.argv) > 1 else "all"
     parts = {"lint": [lint], "unit": [unit], "fuzz": [fuzz], "images": [images],
-             "e2e": [e2e], "sdk": [sdk], "egress": [egress],
-             "all": [lint, unit, fuzz, images, real_guests, main_egress]}
+             "e2e": [e2e], "boot": [boot], "sdk": [sdk], "egress": [egress],
+             "all": [lint, unit, fuzz, images, real_guests, boot, main_egress]}
     if which not in parts:
         sys.exit(f"unknown part {which}; the parts are {', '.join(parts)}")
     totals = Totals()
