@@ -1,5 +1,7 @@
 #include "bench/echo.h"
 
+#include <fmt/format.h>
+
 #include <string>
 
 #include "base/sys.h"
@@ -8,8 +10,8 @@
 
 namespace hutch::bench {
 
-uint64_t echo_by(hutch_agent* agent, const std::function<void(hutch_task, const IsDone&)>& wait) {
-  const char* arguments[] = {"/bin/echo", "hello", nullptr};
+std::string output_by(hutch_agent* agent, const char* const* arguments,
+                      const std::function<void(hutch_task, const IsDone&)>& wait) {
   hutch_process_options process{};
   process.size = sizeof process;
   process.arguments = arguments;
@@ -19,7 +21,6 @@ uint64_t echo_by(hutch_agent* agent, const std::function<void(hutch_task, const 
   bool exited = false;
   hutch_task task = 0;
   hutch_error* error = nullptr;
-  uint64_t start = monotonic_ns();
   check(hutch_process_start(agent, &process, &task, &error), error);
   wait(task, [&](const hutch_event& event) {
     if (event.kind == HUTCH_EVENT_OUTPUT)
@@ -27,10 +28,18 @@ uint64_t echo_by(hutch_agent* agent, const std::function<void(hutch_task, const 
     if (event.kind == HUTCH_EVENT_OUTPUT_END) open_streams--;
     if (event.kind == HUTCH_EVENT_EXITED) {
       exited = true;
-      if (event.signaled != 0 || event.value != 0) throw BenchFailure("echo failed in the guest");
+      if (event.signaled != 0 || event.value != 0)
+        throw BenchFailure(fmt::format("{} failed in the guest", arguments[0]));
     }
     return exited && open_streams == 0;
   });
+  return output;
+}
+
+uint64_t echo_by(hutch_agent* agent, const std::function<void(hutch_task, const IsDone&)>& wait) {
+  const char* arguments[] = {"/bin/echo", "hello", nullptr};
+  uint64_t start = monotonic_ns();
+  std::string output = output_by(agent, arguments, wait);
   uint64_t end = monotonic_ns();
   if (output != "hello\n") throw BenchFailure("echo said something else in the guest");
   return end - start;

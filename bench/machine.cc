@@ -91,6 +91,11 @@ uint64_t Machine::echo() {
   return echo_by(agent(), [this](hutch_task task, const IsDone& is_done) { wait(task, is_done); });
 }
 
+std::string Machine::output(const char* const* arguments) {
+  return output_by(agent(), arguments,
+                   [this](hutch_task task, const IsDone& is_done) { wait(task, is_done); });
+}
+
 SavedMachine Machine::save(const std::string& folder) {
   SavedMachine saved;
   saved.memory = new_file(folder);

@@ -35,6 +35,8 @@ class Machine {
   hutch_agent* agent() { return hutch_vm_agent(vm_); }
   // `echo hello`, from the request to its output and exit status. Nanoseconds.
   uint64_t echo();
+  // What a command says, up to its end; `arguments` ends with null.
+  std::string output(const char* const* arguments);
   // Stands still, is saved to files in `folder`, and goes on; all in nanoseconds.
   SavedMachine save(const std::string& folder);
   uint64_t paused_ns() const { return paused_ns_; }

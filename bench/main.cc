@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/boot.h"
+#include "bench/density.h"
 #include "bench/exec.h"
 #include "bench/fork.h"
 #include "bench/interrupt.h"
@@ -40,6 +41,18 @@ int main(int count, char** words) {
       options.peers = given.at("peers");
       options.json_file = given.at("json_file");
       return hutch::bench::measure_boot(options) ? 0 : kExitGate;
+    }
+    if (given.at("what") == "density") {
+      hutch::bench::DensityOptions options;
+      options.most = given.at("most");
+      options.limit_mib = given.at("limit_mib");
+      options.burst = given.at("burst");
+      options.seconds = given.at("seconds");
+      options.memory_mib = given.at("memory_mib");
+      options.image = given.at("image");
+      options.json_file = given.at("json_file");
+      hutch::bench::measure_density(options);
+      return 0;
     }
     if (given.at("what") == "fork") {
       hutch::bench::ForkOptions options;

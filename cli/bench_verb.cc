@@ -82,6 +82,24 @@ A cold boot, from before the process of the VMM to the answer to `echo hello`, b
 monitors in the same run, with the same kernel, initramfs, image and agent, in turns. Peers are
 qemu, firecracker and cloud-hypervisor. Exit status 1: a gate is not met.)";
 
+struct DensityArguments {
+  uint32_t most = 1000;
+  uint32_t limit_mib = 1024;
+  uint32_t burst = 50;
+  uint32_t seconds = 20;
+  uint32_t memory_mib = 1280;
+  std::string image = "core";
+  std::string json_file;
+};
+
+constexpr const char* kDensityFooter = R"(Examples:
+  hutch bench density
+  hutch bench density --most 100 --burst 20 --json density.json
+
+Forks of a saved machine that do nothing, until they have so much memory of their own; a burst of
+forks; and forks that are made, asked and destroyed, on all CPUs. Each has answered `echo hello`.
+No two may have the same identity, and no process and no open file may be left.)";
+
 [[noreturn]] void run_here(const nlohmann::json& given) {
   std::string path = find_program("hutch-bench");
   std::string text = given.dump();
@@ -165,6 +183,45 @@ void add_boot(Program& program, CLI::App& bench) {
   });
 }
 
+void add_density(Program& program, CLI::App& bench) {
+  auto arguments = std::make_shared<DensityArguments>();
+  CLI::App* verb = bench.add_subcommand("density", "Many machines on one host");
+  verb->footer(kDensityFooter);
+  verb->add_option("--most", arguments->most, "Idle forks (default 1000)")
+      ->type_name("N")
+      ->check(CLI::Range(2, 100000));
+  verb->add_option("--limit-mib", arguments->limit_mib,
+                   "Make no more idle ones once they have this much of their own (default 1024)")
+      ->type_name("MIB")
+      ->check(CLI::Range(1, 1 << 24));
+  verb->add_option("--burst", arguments->burst, "Forks made at once (default 50)")
+      ->type_name("N")
+      ->check(CLI::Range(2, 10000));
+  verb->add_option("--seconds", arguments->seconds,
+                   "How long machines are made one after another (default 20)")
+      ->type_name("N")
+      ->check(CLI::Range(1, 86400));
+  verb->add_option("--memory-mib", arguments->memory_mib, "Memory of a machine (default 1280)")
+      ->type_name("MIB")
+      ->check(CLI::Range(128, 65536));
+  verb->add_option("--image", arguments->image, "Image of the machines (default core)")
+      ->type_name("NAME|FILE");
+  verb->add_option("--json", arguments->json_file, "Write the results to this file")
+      ->type_name("FILE");
+  verb->callback([&program, arguments] {
+    program.action = [&program, arguments] {
+      return run_bench(program, {{"what", "density"},
+                                 {"most", arguments->most},
+                                 {"limit_mib", arguments->limit_mib},
+                                 {"burst", arguments->burst},
+                                 {"seconds", arguments->seconds},
+                                 {"memory_mib", arguments->memory_mib},
+                                 {"image", arguments->image},
+                                 {"json_file", arguments->json_file}});
+    };
+  });
+}
+
 void add_setup(Program& program, CLI::App& bench) {
   auto arguments = std::make_shared<SetupArguments>();
   CLI::App* verb = bench.add_subcommand("setup", "Setting KVM up, and a guest's first instruction");
@@ -223,6 +280,7 @@ void add_bench(Program& program) {
   });
   add_fork(program, *bench);
   add_boot(program, *bench);
+  add_density(program, *bench);
   add_setup(program, *bench);
 }
 

@@ -139,9 +139,10 @@ void Snapshots::keep(const Snapshot& snapshot, const std::shared_ptr<const Templ
                      Kept done) {
   auto failure = std::make_shared<std::string>();
   background_.run(
-      [path = path(snapshot.id), key = key_, about = to_json(snapshot, host_), draft = saved->owner,
-       failure] {
+      [path = path(snapshot.id), key = key_, about = to_json(snapshot, host_), saved, failure] {
         try {
+          Draft& draft = *saved->owner;
+          value_or_throw(keep_layers(saved->layers, draft.folder()));
           draft.move_to(path + kUnfinished);
           seal_folder(path + kUnfinished, key, about);
           fs::rename(path + kUnfinished, path);
