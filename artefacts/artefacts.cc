@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstdlib>
 #include <filesystem>
 
@@ -94,6 +95,24 @@ Result<std::string> find_image(const std::string& name) {
 
 Result<std::string> find_layer(const std::string& name) {
   return find_chosen(name, "layer", ".ext4");
+}
+
+Result<std::vector<uint64_t>> layer_extents() {
+  std::vector<uint64_t> result;
+  std::string text = variable("HUTCH_LAYER_EXTENTS");
+  if (text.empty()) return result;
+  const char* end = text.data() + text.size();
+  for (const char* next = text.data();;) {
+    uint64_t value = 0;
+    std::from_chars_result read = std::from_chars(next, end, value);
+    if (read.ec != std::errc()) break;
+    result.push_back(value);
+    bool is_size = result.size() % 2 == 0;
+    if (is_size && read.ptr == end) return result;
+    if (read.ptr == end || *read.ptr != (is_size ? ',' : '+')) break;
+    next = read.ptr + 1;
+  }
+  return fail("HUTCH_LAYER_EXTENTS is not a list of OFFSET+SIZE", "unset HUTCH_LAYER_EXTENTS");
 }
 
 std::string scratch_folder() {

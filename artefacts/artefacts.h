@@ -50,6 +50,10 @@ Result<std::string> find_program(std::string_view name);
 Result<std::string> find_image(const std::string& name);
 Result<std::string> find_layer(const std::string& name);
 
+// Where the share folder's own base of the layer has data, pairs of offset and size in bytes, for
+// who copies it (other machine monitors need a copy) when its file system cannot tell
+// (HUTCH_LAYER_EXTENTS: OFFSET+SIZE with commas between); empty when it can.
+Result<std::vector<uint64_t>> layer_extents();
 // The folder for the private layers of disks: HUTCH_SCRATCH, TMPDIR or /var/tmp. In the emulated
 // machine only its memory will do: a file of the host's, seen over 9p, cannot be used without a
 // name.

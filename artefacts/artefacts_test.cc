@@ -24,7 +24,9 @@ class Share {
     ::setenv("HUTCH_SHARE", name, 1);
   }
   ~Share() {
-    for (const char* name : {"HUTCH_SHARE", "HUTCH_IN_MACHINE", "HUTCH_SCRATCH"}) ::unsetenv(name);
+    for (const char* name :
+         {"HUTCH_SHARE", "HUTCH_LAYER_EXTENTS", "HUTCH_IN_MACHINE", "HUTCH_SCRATCH"})
+      ::unsetenv(name);
     std::error_code error;
     fs::remove_all(folder_, error);
   }
@@ -36,6 +38,12 @@ class Share {
  private:
   fs::path folder_;
 };
+
+std::vector<uint64_t> extents(const char* text) {
+  ::setenv("HUTCH_LAYER_EXTENTS", text, 1);
+  Result<std::vector<uint64_t>> result = artefacts::layer_extents();
+  return result ? *result : std::vector<uint64_t>{~uint64_t{0}};
+}
 
 }  // namespace
 
@@ -61,6 +69,16 @@ TEST_CASE("a program is also found beside the running one") {
   std::string self = *artefacts::executable_path();
   CHECK(*artefacts::find_program(fs::path(self).filename().string()) == self);
   CHECK(!artefacts::find_shared(fs::path(self).filename().string()));
+}
+
+TEST_CASE("extents are pairs of offset and size") {
+  Share share;
+  const std::vector<uint64_t> bad{~uint64_t{0}};
+  CHECK(extents("").empty());
+  CHECK(extents("0+4096,8192+12288") == std::vector<uint64_t>{0, 4096, 8192, 12288});
+  for (const char* text :
+       {"1", "1+", "1,2", "1+2,", "1+2+3", "+", "-1+2", "1+2 ", "99999999999999999999+1"})
+    CHECK_MESSAGE(extents(text) == bad, text);
 }
 
 TEST_CASE("in the emulated machine guests get longer, and disks in its memory") {

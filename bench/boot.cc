@@ -43,6 +43,7 @@ struct Bench {
   uint64_t memory_mib;
   std::string folder;
   std::unique_ptr<KvmTrace> trace;
+  std::vector<uint64_t> layer_extents;  // where the layer has data; empty: its file system tells
 
   ~Bench() {
     std::error_code error;
@@ -101,7 +102,7 @@ Values boot_peer(Bench& bench, const Peer& peer) {
       .folder = bench.folder,
       .guest_cid = kPeerCid};
   // Before the clock, though ours makes its copy behind it.
-  copy_sparse(bench.parts.layer, machine.layer, bench.parts.layer_extents);
+  copy_sparse(bench.parts.layer, machine.layer, bench.layer_extents);
   PeerRun run(peer, machine);
   if (bench.trace) bench.trace->begin();
   uint64_t start = monotonic_ns();
@@ -124,14 +125,15 @@ std::string make_folder(const std::string& where) {
   return name;
 }
 
-void stage(artefacts::Parts& parts, std::vector<Peer>& peers) {
+void stage(artefacts::Parts& parts, std::vector<uint64_t>& layer_extents,
+           std::vector<Peer>& peers) {
   show_progress("copying files to the machine's memory");
   StagedRoot root;
   for (const std::string& path : {parts.kernel, parts.initramfs, parts.vmm, parts.image})
     root.add(path);
-  root.add(parts.layer, parts.layer_extents);
+  root.add(parts.layer, layer_extents);
   // The copy's file system can tell.
-  parts.layer_extents.clear();
+  layer_extents.clear();
   for (Peer& peer : peers) {
     peer.program = root.add_program(peer.program);
     if (peer.kind != PeerKind::kQemu) continue;
@@ -176,8 +178,11 @@ bool measure_boot(const BootOptions& options) {
     if (!results) throw BenchFailure(fmt::format("{} cannot be written", json_file));
     json_file = fmt::format("/proc/self/fd/{}", results.get());
   }
-  if (artefacts::is_in_machine()) stage(*parts, peers);
-  Bench bench{*parts, options.memory_mib, make_folder(parts->scratch), KvmTrace::create()};
+  Result<std::vector<uint64_t>> extents = artefacts::layer_extents();
+  if (!extents) throw BenchFailure(extents.error().text());
+  if (artefacts::is_in_machine()) stage(*parts, *extents, peers);
+  Bench bench{*parts, options.memory_mib, make_folder(parts->scratch), KvmTrace::create(),
+              *extents};
 
   // Where software emulates the processor, a millisecond is less than it makes of itself.
   // In virtual time: a tick of the machine's kernel, whose KVM_CREATE_VM waits for one, and so

@@ -161,7 +161,7 @@ class DaemonSubject final : public Subject {
 
 }  // namespace
 
-Server::Server(const ExecOptions& options) {
+Server::Server(const ExecOptions& options, bool templates) {
   Result<std::string> program = artefacts::find_program(artefacts::kServeProgram);
   if (!program) throw BenchFailure(program.error().text());
   Result<uint16_t> port = free_local_port();
@@ -173,8 +173,12 @@ Server::Server(const ExecOptions& options) {
   Child child;
   try {
     // It ends with us, also when we are killed.
-    child = start_child({"setpriv", "--pdeathsig", "TERM", *program, "serve", "--data-folder",
-                         folder_, "--port", std::to_string(port_), "--image", options.image});
+    std::vector<std::string> words{"setpriv", "--pdeathsig", "TERM",
+                                   *program,  "serve",       "--data-folder",
+                                   folder_,   "--port",      std::to_string(port_),
+                                   "--image", options.image};
+    if (!templates) words.emplace_back("--no-templates");
+    child = start_child(words);
     process_id_ = child.process_id;
     wait_until_ready(child.output.get());
   } catch (...) {

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "bench/boot.h"
+#include "bench/create.h"
 #include "bench/density.h"
 #include "bench/exec.h"
 #include "bench/fork.h"
@@ -41,6 +42,13 @@ int main(int count, char** words) {
       options.peers = given.at("peers");
       options.json_file = given.at("json_file");
       return hutch::bench::measure_boot(options) ? 0 : kExitGate;
+    }
+    if (given.at("what") == "create") {
+      hutch::bench::CreateOptions options;
+      options.count = given.at("count");
+      options.image = given.at("image");
+      options.json_file = given.at("json_file");
+      return hutch::bench::measure_create(options) ? 0 : kExitGate;
     }
     if (given.at("what") == "density") {
       hutch::bench::DensityOptions options;

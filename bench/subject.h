@@ -46,7 +46,8 @@ std::unique_ptr<Subject> make_agent_subject(const ExecOptions& options);
 // A hutch-serve of its own, with a data folder that is gone with it.
 class Server {
  public:
-  explicit Server(const ExecOptions& options);
+  // Without templates each sandbox is a boot.
+  explicit Server(const ExecOptions& options, bool templates = true);
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;

@@ -82,6 +82,20 @@ A cold boot, from before the process of the VMM to the answer to `echo hello`, b
 monitors in the same run, with the same kernel, initramfs, image and agent, in turns. Peers are
 qemu, firecracker and cloud-hypervisor. Exit status 1: a gate is not met.)";
 
+struct CreateArguments {
+  uint32_t count = 30;
+  std::string image = "core";
+  std::string json_file;
+};
+
+constexpr const char* kCreateFooter = R"(Examples:
+  hutch bench create
+  hutch bench create --count 100 --json create.json
+
+What a client of `hutch serve` waits for: from the request for a sandbox to the answer to its first
+command. Ours is a fork of a template, beside a server without templates, which boots each sandbox.
+Exit status 1: the gate is not met.)";
+
 struct DensityArguments {
   uint32_t most = 1000;
   uint32_t limit_mib = 1024;
@@ -178,6 +192,27 @@ void add_boot(Program& program, CLI::App& bench) {
                                  {"memory_mib", arguments->memory_mib},
                                  {"image", arguments->image},
                                  {"peers", arguments->peers},
+                                 {"json_file", arguments->json_file}});
+    };
+  });
+}
+
+void add_create(Program& program, CLI::App& bench) {
+  auto arguments = std::make_shared<CreateArguments>();
+  CLI::App* verb = bench.add_subcommand("create", "Making a sandbox of a server");
+  verb->footer(kCreateFooter);
+  verb->add_option("--count", arguments->count, "How many of each (default 30)")
+      ->type_name("N")
+      ->check(CLI::Range(2, 10000));
+  verb->add_option("--image", arguments->image, "Image of the sandboxes (default core)")
+      ->type_name("NAME|FILE");
+  verb->add_option("--json", arguments->json_file, "Write the results to this file")
+      ->type_name("FILE");
+  verb->callback([&program, arguments] {
+    program.action = [&program, arguments] {
+      return run_bench(program, {{"what", "create"},
+                                 {"count", arguments->count},
+                                 {"image", arguments->image},
                                  {"json_file", arguments->json_file}});
     };
   });
@@ -281,6 +316,7 @@ void add_bench(Program& program) {
   add_fork(program, *bench);
   add_boot(program, *bench);
   add_density(program, *bench);
+  add_create(program, *bench);
   add_setup(program, *bench);
 }
 

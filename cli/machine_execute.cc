@@ -24,6 +24,23 @@ constexpr std::chrono::seconds kStartTimeout{180};
 constexpr uint64_t kFetchTime = 10'000'000'000;
 constexpr const char* kMessagesVariable = "HUTCH_MESSAGES";
 
+// Where the base of the layer has data, as OFFSET+SIZE with commas between: the 9p file system,
+// over which the machine sees it, cannot tell.
+std::string layer_extents() {
+  Fd file = value_or_throw(open_file(find_shared(kLayerFile), O_RDONLY));
+  uint64_t size = value_or_throw(file_size(file.get()));
+  std::string list;
+  for (uint64_t offset = 0; offset < size;) {
+    off_t data = ::lseek(file.get(), static_cast<off_t>(offset), SEEK_DATA);
+    if (data < 0) break;  // no data any more
+    off_t hole = ::lseek(file.get(), data, SEEK_HOLE);
+    if (hole < 0) throw Failure(fail_errno(errno, "reading the base of the layer").value());
+    list += fmt::format("{}{}+{}", list.empty() ? "" : ",", data, hole - data);
+    offset = static_cast<uint64_t>(hole);
+  }
+  return list;
+}
+
 // A terminal in the machine has one stream of output. When our standard error leads elsewhere than
 // to our terminal, what hutch itself says in there (errors, --timings) is kept in a file of the
 // machine's memory and fetched at the end.
@@ -118,7 +135,7 @@ int run_in_machine(const std::vector<std::string>& words, bool terminal, bool in
   if (started) started();
   std::vector<std::string> arguments{executable_path()};
   arguments.insert(arguments.end(), words.begin(), words.end());
-  std::vector<std::string> environment;
+  std::vector<std::string> environment{"HUTCH_LAYER_EXTENTS=" + layer_extents()};
   if (!Messages::are_needed(terminal))
     return execute_in_machine(arguments, terminal, input, environment);
   Messages messages;
