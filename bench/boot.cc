@@ -14,6 +14,7 @@
 #include "base/sys.h"
 #include "bench/kvm_trace.h"
 #include "bench/machine.h"
+#include "bench/marks.h"
 #include "bench/peer_run.h"
 #include "bench/results.h"
 #include "bench/staged_root.h"
@@ -27,15 +28,7 @@ using nlohmann::json;
 
 constexpr uint64_t kMillisecond = 1'000'000;
 constexpr uint32_t kPeerCid = 42;
-// Rows, and what the letters of the marks are; the others are as they come.
-constexpr const char* kFirstRun = "first_run";
 constexpr const char* kReply = "reply_boot";
-
-constexpr std::string_view kStep = "start_ns/";
-
-double ms_since(uint64_t start, uint64_t end) {
-  return static_cast<double>(end - start) / 1e6;
-}
 
 // What all turns share.
 struct Bench {
@@ -71,19 +64,9 @@ Values boot_ours(Bench& bench, uint64_t handicap_ns) {
     Machine machine(bench.parts, bench.memory_mib << 20, nullptr, 1);
     machine.echo();
     replied = monotonic_ns();
-    auto add = [&](const char* row, hutch_mark mark) {
-      if (machine.mark(mark)) values[row] = ms_since(start, *machine.mark(mark));
-    };
-    add(kFirstRun, HUTCH_MARK_FIRST_RUN);
-    add("kernel", HUTCH_MARK_KERNEL);
-    add("init", HUTCH_MARK_INIT);
-    add("agent", HUTCH_MARK_AGENT);
     values[kReply] = ms_since(start, replied);
+    add_marks(values, machine, start);
     bench.add_trace(values, start);
-    for (const auto& [name, count] : machine.counters()) {
-      if (name.starts_with(kStep)) values[name] = static_cast<double>(count) / 1e6;
-      if (name == "user_exits_until_init") values[name] = static_cast<double>(count);
-    }
     replied = monotonic_ns();
   }
   values["gone"] = ms_since(replied, monotonic_ns());
@@ -125,13 +108,11 @@ std::string make_folder(const std::string& where) {
   return name;
 }
 
-void stage(artefacts::Parts& parts, std::vector<uint64_t>& layer_extents,
+void stage(const artefacts::Parts& parts, std::vector<uint64_t>& layer_extents,
            std::vector<Peer>& peers) {
   show_progress("copying files to the machine's memory");
   StagedRoot root;
-  for (const std::string& path : {parts.kernel, parts.initramfs, parts.vmm, parts.image})
-    root.add(path);
-  root.add(parts.layer, layer_extents);
+  root.add_parts(parts, layer_extents);
   // The copy's file system can tell.
   layer_extents.clear();
   for (Peer& peer : peers) {
@@ -145,23 +126,6 @@ void stage(artefacts::Parts& parts, std::vector<uint64_t>& layer_extents,
   root.enter();
 }
 
-void print_marks(const Side& ours) {
-  constexpr std::pair<const char*, const char*> kMarks[] = {
-      {"T1 first KVM_RUN", kFirstRun}, {"T2 first exit", "kernel"}, {"T3 init", "init"},
-      {"T4 agent", "agent"},           {"T5 reply", kReply},        {"T6 gone, after T5", "gone"}};
-  fmt::print("ours, from T0, before the process      p50 ms    p90 ms    p99 ms\n");
-  for (const auto& [title, row] : kMarks)
-    if (ours.values.contains(row))
-      fmt::print("{:36}{:10.3f}{:10.3f}{:10.3f}\n", title, percentile(ours.of(row), 0.5),
-                 percentile(ours.of(row), 0.9), percentile(ours.of(row), 0.99));
-  fmt::print("within T1, in the VMM:");
-  for (const auto& [row, values] : ours.values)
-    if (row.starts_with(kStep)) fmt::print(" {} {:.3f}", row.substr(kStep.size()), median(values));
-  fmt::print(" ms\n");
-  if (ours.values.contains("user_exits_until_init"))
-    fmt::print("exits to the VMM until init: {:.0f}\n", median(ours.of("user_exits_until_init")));
-}
-
 }  // namespace
 
 bool measure_boot(const BootOptions& options) {
@@ -171,13 +135,8 @@ bool measure_boot(const BootOptions& options) {
   std::vector<Peer> peers;
   for (const std::string& text : options.peers) peers.push_back(parse_peer(text));
   // Opened before the root is another.
-  Fd results;
   std::string json_file = options.json_file;
-  if (!json_file.empty()) {
-    results = Fd(::open(json_file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
-    if (!results) throw BenchFailure(fmt::format("{} cannot be written", json_file));
-    json_file = fmt::format("/proc/self/fd/{}", results.get());
-  }
+  Fd results = open_results(json_file);
   Result<std::vector<uint64_t>> extents = artefacts::layer_extents();
   if (!extents) throw BenchFailure(extents.error().text());
   if (artefacts::is_in_machine()) stage(*parts, *extents, peers);
@@ -207,13 +166,13 @@ bool measure_boot(const BootOptions& options) {
   // Without a peer ours is beside itself with the handicap: what a regression would look like.
   if (peers.empty())
     for (const auto& [row, values] : ours.values)
-      if (!row.starts_with(kStep))
+      if (!is_step(row))
         list.push_back(result_entry(row, row.starts_with("user_exits") ? "exits" : "ms", values,
                                     sides[2].of(row), "itself with a handicap"));
   print_place();
   fmt::print("{} MiB, 1 CPU, image {}, {} turns each\n\n", options.memory_mib, options.image,
              options.count);
-  print_marks(ours);
+  print_marks(ours, kReply);
   fmt::print("\n");
   print_entries(list);
   fmt::print("\n{} of {} ms\n", show_controls(kFirstRun, ours, sides[1], sides[2]), handicap_ms);

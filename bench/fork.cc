@@ -1,15 +1,17 @@
 #include "bench/fork.h"
 
 #include <fmt/format.h>
+#include <time.h>
 
-#include <memory>
 #include <vector>
 
 #include "base/sys.h"
-#include "bench/interrupt.h"
-#include "bench/machine.h"
+#include "bench/marks.h"
 #include "bench/results.h"
+#include "bench/staged_root.h"
+#include "bench/statistics.h"
 #include "bench/subject.h"
+#include "bench/turns.h"
 
 namespace hutch::bench {
 namespace {
@@ -17,41 +19,48 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kBoot = "cold boot";
+constexpr const char* kReply = "reply_fork";  // from before the VMM's process to the answer
+constexpr const char* kPrivate = "private_kib_per_fork";
+constexpr const char* kExits = "user_exits_per_fork";
+constexpr const char* kAgain = "echo_again";
+constexpr uint64_t kMillisecond = 1'000'000;
 
-// Of all machines that came to be in one way.
-struct Way {
-  std::vector<double> reply_ms;  // from before the VMM's process to the answer to `echo`
-  std::vector<double> private_kib;
-  std::vector<double> user_exits;
-
-  void add(const artefacts::Parts& parts, uint64_t memory, const SavedMachine* saved) {
-    throw_if_interrupted();
-    uint64_t start = monotonic_ns();
-    Machine machine(parts, memory, saved);
-    machine.echo();
-    reply_ms.push_back(static_cast<double>(monotonic_ns() - start) / 1e6);
-    private_kib.push_back(static_cast<double>(machine.private_kib()));
-    hutch_error* error = nullptr;
-    check(hutch_vm_query(machine.vm(), &error), error);
-    machine.wait(0, [&](const hutch_event& event) {
-      if (event.kind != HUTCH_EVENT_REPORT) return false;
-      double exits = 0;
-      for (size_t i = 0; i < event.counter_count; i++)
-        if (std::string_view(event.counters[i].name) == "user_exits")
-          exits = static_cast<double>(event.counters[i].value);
-      user_exits.push_back(exits);
-      return true;
-    });
+Values make_one(const artefacts::Parts& parts, uint64_t memory, const SavedMachine* saved,
+                uint64_t handicap_ns) {
+  uint64_t start = monotonic_ns();
+  if (handicap_ns > 0) {
+    timespec time{.tv_sec = 0, .tv_nsec = static_cast<long>(handicap_ns)};
+    ::nanosleep(&time, nullptr);
   }
-};
+  Machine machine(parts, memory, saved);
+  machine.echo();
+  Values values{{kReply, ms_since(start, monotonic_ns())}};
+  values[kPrivate] = static_cast<double>(machine.private_kib());
+  values[kExits] = static_cast<double>(machine.counters()["user_exits"]);
+  add_marks(values, machine, start);
+  // With all pages there.
+  values[kAgain] = ms_since(0, machine.echo());
+  return values;
+}
 
 }  // namespace
 
-void measure_fork(const ForkOptions& options) {
+bool measure_fork(const ForkOptions& options) {
   Result<artefacts::Parts> parts =
       artefacts::find_parts(options.image, *artefacts::find_shared(artefacts::kLayerFile));
   if (!parts) throw BenchFailure(parts.error().text());
   uint64_t memory = uint64_t{options.memory_mib} << 20;
+  // Opened before the root is another.
+  std::string json_file = options.json_file;
+  Fd results = open_results(json_file);
+  if (artefacts::is_in_machine()) {
+    show_progress("copying files to the machine's memory");
+    Result<std::vector<uint64_t>> extents = artefacts::layer_extents();
+    if (!extents) throw BenchFailure(extents.error().text());
+    StagedRoot root;
+    root.add_parts(*parts, *extents);
+    root.enter();
+  }
   show_progress("saving a machine");
   SavedMachine saved;
   double paused_ms = 0;
@@ -62,35 +71,35 @@ void measure_fork(const ForkOptions& options) {
     paused_ms = static_cast<double>(original.paused_ns()) / 1e6;
     original.echo();  // it goes on
   }
-  Way boots, forks;
-  while (forks.reply_ms.size() < options.count) {
-    show_progress(fmt::format("pair {} of {}", forks.reply_ms.size(), options.count));
-    boots.add(*parts, memory, nullptr);
-    forks.add(*parts, memory, &saved);
-    if (forks.reply_ms.size() == options.count) break;
-    forks.add(*parts, memory, &saved);
-    boots.add(*parts, memory, nullptr);
-  }
-  show_progress("");
+  // Where software emulates the processor, a millisecond is less than it makes of itself.
+  uint64_t handicap_ms = artefacts::is_in_machine() ? 200 : 1;
+  auto side = [&](const char* name, const SavedMachine* from, uint64_t handicap_ns) {
+    return Side{
+        name,
+        [&parts, memory, from, handicap_ns] { return make_one(*parts, memory, from, handicap_ns); },
+        {}};
+  };
+  std::vector<Side> sides{side("fork", &saved, 0), side(kBoot, nullptr, 0),
+                          side("fork again", &saved, 0),
+                          side("fork with a handicap", &saved, handicap_ms * kMillisecond)};
+  take_turns(sides, options.count);
   json list = json::array();
-  list.push_back(result_entry("reply_fork", "ms", forks.reply_ms, boots.reply_ms, kBoot));
-  list.push_back(
-      result_entry("private_kib_per_fork", "KiB", forks.private_kib, boots.private_kib, kBoot));
-  list.push_back(
-      result_entry("user_exits_per_fork", "exits", forks.user_exits, boots.user_exits, kBoot));
+  for (auto [row, unit] : {std::pair{kReply, "ms"}, {kPrivate, "KiB"}, {kExits, "exits"}})
+    list.push_back(result_entry(row, unit, sides[0].of(row), sides[1].of(row), kBoot));
   print_place();
-  fmt::print("\n{} MiB, 2 CPUs, {} pairs; the template: {:.1f} MiB, made in {:.1f} ms\n",
-             options.memory_mib, options.count, static_cast<double>(saved.memory_bytes) / 1048576,
-             paused_ms);
-  fmt::print("{:24}{:>12}{:>12}{:>12}   fork to boot (95 % interval)\n", "median", "boot", "fork",
-             "fork p99");
-  for (const json& entry : list)
-    fmt::print(
-        "{:24}{:12.2f}{:12.2f}{:12.2f}   {}\n",
-        fmt::format("{} {}", entry["name"].get<std::string>(), entry["unit"].get<std::string>()),
-        entry["peer"].get<double>(), entry["ours"].get<double>(), entry["p99"].get<double>(),
-        show({entry["ratio"]["median"], entry["ratio"]["low"], entry["ratio"]["high"]}));
-  if (!options.json_file.empty()) write_results(list, options.json_file);
+  fmt::print(
+      "{} MiB, 2 CPUs, image {}, {} turns each; the template: {:.1f} MiB, made in {:.1f} ms\n\n",
+      options.memory_mib, options.image, options.count,
+      static_cast<double>(saved.memory_bytes) / 1048576, paused_ms);
+  print_marks(sides[0], kReply);
+  fmt::print("the same command once more: {:.3f} ms\n\n", median(sides[0].of(kAgain)));
+  print_entries(list);
+  fmt::print("\n{} of {} ms\n", show_controls(kReply, sides[0], sides[2], sides[3]), handicap_ms);
+  if (!json_file.empty()) write_results(list, json_file);
+  if (std::string failure = controls_failure(kReply, sides[0], sides[2], sides[3]);
+      !failure.empty())
+    throw BenchFailure(failure);
+  return print_gates({{kReply, 1.0 / 8}, {kPrivate, 4096, true}}, list);
 }
 
 }  // namespace hutch::bench

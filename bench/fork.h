@@ -15,7 +15,8 @@ struct ForkOptions {
 };
 
 // Measures and prints a table on standard output, progress on standard error; writes the list of
-// results to options.json_file. Throws BenchFailure.
-void measure_fork(const ForkOptions& options);
+// results to options.json_file. Whether the gates are met. Throws BenchFailure, also when a control
+// fails (turns.h).
+bool measure_fork(const ForkOptions& options);
 
 }  // namespace hutch::bench

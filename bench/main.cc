@@ -68,8 +68,7 @@ int main(int count, char** words) {
       options.memory_mib = given.at("memory_mib");
       options.image = given.at("image");
       options.json_file = given.at("json_file");
-      hutch::bench::measure_fork(options);
-      return 0;
+      return hutch::bench::measure_fork(options) ? 0 : kExitGate;
     }
     hutch::bench::ExecOptions options;
     options.count = given.at("count");

@@ -1,5 +1,6 @@
 #include "bench/results.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -58,6 +59,14 @@ bool is_virtual_time() {
   std::string words;
   std::getline(file, words);
   return artefacts::is_in_machine() && words.find("hutch.clock=virtual") != std::string::npos;
+}
+
+Fd open_results(std::string& path) {
+  if (path.empty()) return Fd();
+  Fd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  if (!file) throw BenchFailure(fmt::format("{} cannot be written", path));
+  path = fmt::format("/proc/self/fd/{}", file.get());
+  return file;
 }
 
 void write_results(const json& list, const std::string& path) {

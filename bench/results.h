@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/fd.h"
 #include "bench/statistics.h"
 
 namespace hutch::bench {
@@ -14,6 +15,9 @@ namespace hutch::bench {
 nlohmann::json result_entry(const std::string& name, const char* unit,
                             const std::vector<double>& ours, const std::vector<double>& peer,
                             const char* peer_name);
+// Opens the file that results will be written to, for who changes its root before that; `path`
+// leads there afterwards as well. Nothing when it is empty. Throws BenchFailure.
+Fd open_results(std::string& path);
 // Throws BenchFailure.
 void write_results(const nlohmann::json& list, const std::string& path);
 

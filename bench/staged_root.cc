@@ -58,6 +58,11 @@ void StagedRoot::add(const std::string& path, const std::vector<uint64_t>& exten
   if (::stat(path.c_str(), &status) == 0) ::chmod(copy.c_str(), status.st_mode & 0755);
 }
 
+void StagedRoot::add_parts(const artefacts::Parts& parts, const std::vector<uint64_t>& extents) {
+  for (const std::string& path : {parts.kernel, parts.initramfs, parts.vmm, parts.image}) add(path);
+  add(parts.layer, extents);
+}
+
 std::string StagedRoot::add_program(const std::string& program) {
   Child shell = start_child(
       {"sh", "-c", "p=$(command -v \"$0\") && echo \"$p\" && ldd \"$p\" 2>/dev/null", program});

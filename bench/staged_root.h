@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "artefacts/artefacts.h"
+
 namespace hutch::bench {
 
 class StagedRoot {
@@ -15,6 +17,8 @@ class StagedRoot {
 
   // Copies a file to the same path. `extents` as for copy_sparse.
   void add(const std::string& path, const std::vector<uint64_t>& extents = {});
+  // What a machine of ours is started from; `extents` of the layer.
+  void add_parts(const artefacts::Parts& parts, const std::vector<uint64_t>& extents);
   // A program, looked up in PATH, with its libraries; its path.
   std::string add_program(const std::string& program);
   // From now on this process, and all that it starts, has it as its root; /dev, /proc, /sys and

@@ -35,10 +35,12 @@ std::string controls_failure(const std::string& row, const Side& ours, const Sid
 std::string show_controls(const std::string& row, const Side& ours, const Side& again,
                           const Side& handicapped);
 
-// A ratio that is wanted: met only if the unfavourable end of the interval clears it.
+// A ratio that is wanted: met only if the unfavourable end of the interval clears it. Or, of rows
+// that are small by themselves, a value that 99 of 100 have to clear.
 struct Gate {
   std::string row;
   double at_most = 0;
+  bool is_value = false;
 };
 // Whether they are met, each of them said. A row that was not measured is not met.
 bool print_gates(const std::vector<Gate>& gates, const nlohmann::json& list);

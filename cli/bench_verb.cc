@@ -47,7 +47,7 @@ constexpr const char* kForkFooter = R"(Examples:
 
 A machine is booted and saved; then machines are booted, and forked from the saved one, in turns.
 What the clock measures begins before the process of the VMM and ends when output, its end and the
-exit status of `echo hello` have arrived.)";
+exit status of `echo hello` have arrived. Exit status 1: a gate is not met.)";
 
 struct SetupArguments {
   uint32_t count = 200;
