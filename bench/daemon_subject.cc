@@ -66,7 +66,9 @@ class DaemonSubject final : public Subject {
             request.set("authorization", "Bearer " + server.token());
             request.set("x-deno-sandbox-config", base64(R"({"memory_mb":1280,"volumes":[]})"));
           }));
-      socket_.handshake("127.0.0.1", "/api/v3/sandboxes/create");
+      beast::websocket::response_type answer;
+      socket_.handshake(answer, "127.0.0.1", "/api/v3/sandboxes/create");
+      path_ = std::string(answer["x-hutch-path"]);
     } catch (const boost::system::system_error& error) {
       throw BenchFailure(fmt::format("the server made no sandbox: {}", error.what()));
     }
@@ -97,6 +99,8 @@ class DaemonSubject final : public Subject {
       throw BenchFailure("echo failed over the server");
     return end - start;
   }
+
+  std::string path() const override { return path_; }
 
   uint64_t write_file(uint64_t size) override {
     std::string content = file_content(size);
@@ -156,6 +160,7 @@ class DaemonSubject final : public Subject {
   asio::io_context context_;
   beast::websocket::stream<asio::ip::tcp::socket> socket_;
   beast::flat_buffer buffer_;
+  std::string path_;
   int64_t next_id_ = 0;
 };
 

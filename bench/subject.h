@@ -21,6 +21,8 @@ class Subject {
   // Runs `echo hello`; nanoseconds until its output, the end of it and its exit status have
   // arrived. Throws BenchFailure when they are not what they should be.
   virtual uint64_t echo() = 0;
+  // How its machine came to be: boot, fork or restore; empty where nobody says.
+  virtual std::string path() const { return {}; }
   // Writes a file of `size` bytes anew; nanoseconds until that is confirmed.
   virtual uint64_t write_file(uint64_t size) = 0;
   // Reads that file; nanoseconds until all of it is here. Throws when it is not as it was written.
