@@ -228,20 +228,27 @@ Result<std::span<const int>> Vm::disk_layers(size_t index) const {
   return std::span<const int>(layers_[index].numbers);
 }
 
-void Vm::handle_saved(const protocol::vmm::Saved& saved) {
+Result<void> Vm::handle_saved(const protocol::vmm::Saved& saved) {
   is_saving_ = false;
-  for (size_t i = 0; i < layers_.size(); i++) {
-    Layers& disk = layers_[i];
-    if (disk.is_layered && (saved.frozen_disks >> i & 1) != 0) {
-      disk.numbers.push_back(disk.top.get());
-      disk.frozen.push_back(std::move(disk.top));
-      disk.top = std::move(disk.next);
-    }
-    disk.next.reset();
+  for (const protocol::vmm::DiskLayers& each : saved.disks) {
+    // `next` is open while its disk waits for this answer, of which there is one.
+    if (each.disk >= layers_.size() || !layers_[each.disk].next ||
+        each.kept > layers_[each.disk].frozen.size())
+      return fail(fmt::format("the layers of disk {}, which has other ones", each.disk));
+    Layers& disk = layers_[each.disk];
+    disk.frozen.erase(disk.frozen.begin() + each.kept, disk.frozen.end());
+    disk.numbers.resize(each.kept);
+    Fd next = std::move(disk.next);
+    if (!each.is_frozen) continue;
+    disk.numbers.push_back(disk.top.get());
+    disk.frozen.push_back(std::move(disk.top));
+    disk.top = std::move(next);
   }
+  for (Layers& disk : layers_) disk.next.reset();
   events_.push_back(std::make_unique<Event>(HUTCH_EVENT_SAVED, 0));
   events_.back()->transferred = saved.memory_bytes;
   events_.back()->set_message(saved.problem);
+  return {};
 }
 
 std::unique_ptr<Event> Vm::next_event() {
@@ -311,8 +318,7 @@ Result<void> Vm::handle_message(std::span<const std::byte> bytes) {
       return {};
     case MessageType::kSaved:
       if (!is_saving_) return fail("an answer to what was not asked");
-      handle_saved(TRY(protocol::vmm::decode_saved(bytes)));
-      return {};
+      return handle_saved(TRY(protocol::vmm::decode_saved(bytes)));
     case MessageType::kEnded:
       ended_ = TRY(protocol::vmm::decode_ended(bytes));
       expect_exit();

@@ -94,7 +94,7 @@ class Vm {
   void receive_control();
   Result<void> handle_message(std::span<const std::byte> bytes);
   void handle_mark(const protocol::vmm::Mark& mark);
-  void handle_saved(const protocol::vmm::Saved& saved);
+  Result<void> handle_saved(const protocol::vmm::Saved& saved);
   void check_deadlines();
   void check_agent();
   void expect_exit();

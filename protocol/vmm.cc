@@ -330,12 +330,12 @@ Result<Save> decode_save(std::span<const std::byte> bytes, std::vector<Fd> fds) 
 }
 
 Packet encode(const Saved& message) {
-  return {begin(MessageType::kSaved)
-              .u64(message.memory_bytes)
-              .string(message.problem)
-              .u32(message.frozen_disks)
-              .take(),
-          {}};
+  Encoder out = begin(MessageType::kSaved);
+  out.u64(message.memory_bytes)
+      .string(message.problem)
+      .u32(static_cast<uint32_t>(message.disks.size()));
+  for (const DiskLayers& each : message.disks) out.u32(each.disk).u32(each.kept).u8(each.is_frozen);
+  return {out.take(), {}};
 }
 
 Result<Saved> decode_saved(std::span<const std::byte> bytes) {
@@ -343,7 +343,14 @@ Result<Saved> decode_saved(std::span<const std::byte> bytes) {
   Saved message;
   message.memory_bytes = in.u64();
   message.problem = in.string();
-  message.frozen_disks = in.u32();
+  const uint32_t disks = in.u32();
+  if (disks > kMaxDisks) return fail(fmt::format("{} disks; at most {} fit", disks, kMaxDisks));
+  message.disks.resize(disks);
+  for (DiskLayers& each : message.disks) {
+    each.disk = in.u32();
+    each.kept = in.u32();
+    each.is_frozen = in.u8() != 0;
+  }
   TRY(in.finish("Saved"));
   return message;
 }

@@ -122,7 +122,9 @@ struct Start {
   std::optional<Restore> restore;
 };
 
-// The delta of a disk becomes a frozen layer, and another one takes its place.
+// The delta of a disk becomes a frozen layer, and another one takes its place; an empty delta stays
+// what it is. Where the disk has many frozen layers, the upper ones leave it first, and the delta
+// has what they had.
 struct FreezeDisk {
   uint32_t disk = 0;
   Fd frozen;  // the delta's file, read-only
@@ -136,10 +138,17 @@ struct Save {
   SavedKey key{};
   std::vector<FreezeDisk> disks;
 };
+// Which layers a disk goes on with.
+struct DiskLayers {
+  uint32_t disk = 0;
+  uint32_t kept = 0;       // of the frozen layers that it had, from below: the others left it
+  bool is_frozen = false;  // what was its delta is one more, above those, and `fresh` its delta
+  bool operator==(const DiskLayers&) const = default;
+};
 struct Saved {
-  uint64_t memory_bytes = 0;  // that are no holes
-  std::string problem;        // why it could not be saved; empty: it was
-  uint32_t frozen_disks = 0;  // a bit for each disk that goes on with the fresh delta, also then
+  uint64_t memory_bytes = 0;      // that are no holes
+  std::string problem;            // why it could not be saved; empty: it was
+  std::vector<DiskLayers> disks;  // each at most once, also then; one that is missing is as it was
 };
 
 // A new stream to a vsock port of the guest; the descriptor is closed when the guest refuses.

@@ -12,6 +12,7 @@ namespace hutch::vmm {
 
 using virtio::block::Backend;
 using virtio::block::Delta;
+using virtio::block::Durability;
 using virtio::block::FileBackend;
 using virtio::block::LayeredBackend;
 using virtio::block::LayerId;
@@ -57,12 +58,17 @@ Result<std::unique_ptr<LayeredBackend>> open_layered(protocol::vmm::Disk disk) {
 }
 
 Result<void> freeze_disk(LayeredBackend& disk, protocol::vmm::FreezeDisk& files,
-                         const LayerId& fresh_id) {
+                         const LayerId& fresh_id, size_t many, protocol::vmm::DiskLayers& layers) {
+  layers.kept = static_cast<uint32_t>(disk.frozen().size());
+  if (disk.is_top_empty()) return {};
   const uint64_t size = Delta::file_size(disk.size());
+  TRY(disk.shorten(many, Durability::kCached));
+  layers.kept = static_cast<uint32_t>(disk.frozen().size());
   Delta frozen = TRY(Delta::open(FileBackend::of_size(std::move(files.frozen), size)));
   Delta fresh = TRY(make_delta(std::move(files.fresh),
                                {.disk_size = disk.size(), .id = fresh_id, .below = disk.top_id()}));
-  TRY(disk.freeze(std::move(frozen), std::move(fresh), virtio::block::Durability::kCached));
+  TRY(disk.freeze(std::move(frozen), std::move(fresh), Durability::kCached));
+  layers.is_frozen = true;
   return {};
 }
 

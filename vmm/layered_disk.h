@@ -14,10 +14,12 @@ Result<std::unique_ptr<virtio::block::LayeredBackend>> open_layered(protocol::vm
 // Random, for a layer that is about to be made.
 Result<virtio::block::LayerId> new_layer_id();
 
-// On the disk's loop, with its queue stopped: see LayeredBackend::freeze(). The file that is frozen
-// is not made durable: whoever keeps it does that.
+// On the disk's loop, with its queue stopped: see LayeredBackend::freeze(). The disk has at most
+// `many` frozen layers afterwards. The file that is frozen is not made durable: whoever keeps it
+// does that. `layers` says what the disk goes on with, also after an error.
 Result<void> freeze_disk(virtio::block::LayeredBackend& disk, protocol::vmm::FreezeDisk& files,
-                         const virtio::block::LayerId& fresh_id);
+                         const virtio::block::LayerId& fresh_id, size_t many,
+                         protocol::vmm::DiskLayers& layers);
 
 snapshot::SavedDisk save_disk(const virtio::block::LayeredBackend& disk);
 // Errors: the disk has other layers than the saved one had.

@@ -113,7 +113,8 @@ class Machine final : PowerEvents {
   void mark(uint8_t value) override;
   void on_vcpu_ended();
   void on_vcpu_paused();
-  Result<void> freeze_disks(std::vector<protocol::vmm::FreezeDisk> files, uint32_t& frozen);
+  Result<void> freeze_disks(std::vector<protocol::vmm::FreezeDisk> files,
+                            std::vector<protocol::vmm::DiskLayers>& layers);
   Result<snapshot::SavedMachine> save_state();
   Result<void> restore_state(const snapshot::SavedMachine& saved);
   Result<void> renew_generation_id();

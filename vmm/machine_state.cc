@@ -1,6 +1,7 @@
 // Machine: standing still, being saved, and going on from what was saved.
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 
 #include "base/log.h"
@@ -46,7 +47,7 @@ Result<protocol::vmm::Saved> Machine::save(protocol::vmm::Save save) {
   if (motion_ != Motion::kPaused) return fail("only a paused machine can be saved");
   protocol::vmm::Saved result;
   auto write = [&]() -> Result<void> {
-    TRY(freeze_disks(std::move(save.disks), result.frozen_disks));
+    TRY(freeze_disks(std::move(save.disks), result.disks));
     std::vector<std::byte> file = snapshot::seal(snapshot::encode(TRY(save_state())), save.key);
     if (file.size() > snapshot::kMaxFile) return fail("the state of the machine is too large");
     TRY(write_all(save.state.get(), file));
@@ -58,20 +59,30 @@ Result<protocol::vmm::Saved> Machine::save(protocol::vmm::Save save) {
 }
 
 // At the moment at which memory and devices are saved: nothing moves.
-Result<void> Machine::freeze_disks(std::vector<protocol::vmm::FreezeDisk> files, uint32_t& frozen) {
+Result<void> Machine::freeze_disks(std::vector<protocol::vmm::FreezeDisk> files,
+                                   std::vector<protocol::vmm::DiskLayers>& layers) {
+  // All of them have to fit into the Start that goes on from here.
+  const auto count =
+      layered_.size() - static_cast<size_t>(std::count(layered_.begin(), layered_.end(), nullptr));
+  const size_t many = std::min(virtio::block::LayeredBackend::kManyFrozen,
+                               protocol::vmm::kMaxLayers / std::max<size_t>(count, 1));
+  uint32_t named = 0;
   for (protocol::vmm::FreezeDisk& each : files) {
     const uint32_t bit = each.disk < layered_.size() ? 1u << each.disk : 0;
-    if (bit == 0 || layered_[each.disk] == nullptr || (frozen & bit) != 0)
+    if (bit == 0 || layered_[each.disk] == nullptr || (named & bit) != 0)
       return fail(
           fmt::format("disk {} cannot be frozen: it has no layers, or is named twice", each.disk));
+    named |= bit;
     const virtio::block::LayerId id = TRY(new_layer_id());
+    protocol::vmm::DiskLayers& result = layers.emplace_back();
+    result.disk = each.disk;
     Result<void> done;
-    block_thread_->loop().run_on_loop([&] { done = freeze_disk(*layered_[each.disk], each, id); });
+    block_thread_->loop().run_on_loop(
+        [&] { done = freeze_disk(*layered_[each.disk], each, id, many, result); });
     TRY_CONTEXT(fmt::format("disk {}", each.disk), std::move(done));
-    frozen |= bit;
   }
   for (size_t disk = 0; disk < layered_.size(); disk++)
-    if (layered_[disk] != nullptr && (frozen & 1u << disk) == 0)
+    if (layered_[disk] != nullptr && (named & 1u << disk) == 0)
       return fail(fmt::format("disk {} has layers, and is given no file to go on with", disk));
   return {};
 }

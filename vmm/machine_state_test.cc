@@ -6,6 +6,7 @@
 
 #include "snapshot/state.h"
 #include "tests/tiny_guest.h"
+#include "vmm/layered_disk.h"
 
 using namespace hutch;
 using namespace hutch::tests;
@@ -399,8 +400,21 @@ struct Layers {
     save.disks.push_back({.disk = 0, .frozen = view(top), .fresh = fresh.duplicate().value()});
     subject.send(encode(save));
     Saved saved = decode_saved(subject.receive()).value();
-    if (saved.frozen_disks != 0) frozen.push_back(std::exchange(top, std::move(fresh)));
+    for (const DiskLayers& each : saved.disks) {
+      frozen.erase(frozen.begin() + each.kept, frozen.end());
+      if (each.is_frozen) frozen.push_back(std::exchange(top, std::move(fresh)));
+    }
     return saved;
+  }
+  // As a guest does that writes a cluster, before a machine starts.
+  void write(uint64_t at, char value) {
+    top = empty();
+    auto opened = vmm::open_layered(disk(top.duplicate().value()));
+    REQUIRE(opened);
+    std::vector<std::byte> bytes(4096, static_cast<std::byte>(value));
+    iovec buffer{bytes.data(), bytes.size()};
+    REQUIRE((*opened)->write(std::span(&buffer, 1), at));
+    REQUIRE((*opened)->flush());
   }
 };
 
@@ -414,6 +428,7 @@ Start layered_start(Start start, const Layers& layers, Fd delta) {
 TEST_CASE("saving freezes a disk's layer, and only with the same layers the machine goes on") {
   if (!have_kvm()) return;
   Layers layers;
+  layers.write(0, '1');
   Files files, again;
   Subject subject(layered_start(boot(), layers, layers.top.duplicate().value()));
   subject.wait_for_console(20);
@@ -424,15 +439,27 @@ TEST_CASE("saving freezes a disk's layer, and only with the same layers the mach
   CHECK(subject.save(none).problem.find("no file to go on with") != std::string::npos);
   Saved saved = layers.save(subject, files);
   CHECK(saved.problem == "");
-  CHECK(saved.frozen_disks == 1);
+  CHECK(saved.disks == std::vector<DiskLayers>{{.disk = 0, .kept = 0, .is_frozen = true}});
   Layers first;
   first.base = layers.base.duplicate().value();
   first.frozen.push_back(layers.frozen[0].duplicate().value());
+  // Nothing has been written since: no other layer.
   CHECK(layers.save(subject, again).problem == "");
-  REQUIRE(layers.frozen.size() == 2);
+  REQUIRE(layers.frozen.size() == 1);
   subject.send(encode_plain(MessageType::kResume));
   REQUIRE(subject.receive(MessageType::kResumed));
   CHECK(subject.finish().reason == EndReason::kPowerOff);
+  again = Files();
+  layers.write(4096, '2');
+  {
+    Subject second(layered_start(from(files), layers, layers.top.duplicate().value()));
+    second.send(encode_plain(MessageType::kPause));
+    REQUIRE(second.receive(MessageType::kPaused));
+    CHECK(layers.save(second, again).problem == "");
+    second.send(encode_plain(MessageType::kStop));
+    second.finish();
+  }
+  REQUIRE(layers.frozen.size() == 2);
 
   auto ending = [](Start start) {
     Subject other(std::move(start));
@@ -458,9 +485,44 @@ TEST_CASE("saving freezes a disk's layer, and only with the same layers the mach
   CHECK(ending(std::move(plain)) == "the saved machine: disk 0 had layers, and is given none");
 }
 
+TEST_CASE("a machine is saved 70 times in a row, each time over what was saved before") {
+  if (!have_kvm()) return;
+  Layers layers;
+  Files files;
+  size_t most = 0;
+  std::string problem;
+  for (int i = 0; i < 70 && problem.empty(); i++) {
+    layers.write(static_cast<uint64_t>(i) * 4096, static_cast<char>('0' + i));
+    Start start = from(files);
+    if (i == 0) {
+      start = boot();
+      start.kernel = tiny_kernel({guest_straddles, guest_straddles_end});
+    }
+    Subject subject(layered_start(std::move(start), layers, layers.top.duplicate().value()));
+    subject.wait_for_console(1);
+    subject.send(encode_plain(MessageType::kPause));
+    REQUIRE(subject.receive(MessageType::kPaused));
+    files = Files();
+    problem = layers.save(subject, files).problem;
+    most = std::max(most, layers.frozen.size());
+    subject.send(encode_plain(MessageType::kStop));
+    CHECK(subject.finish().reason == EndReason::kStopped);
+  }
+  CHECK(problem == "");
+  CHECK(most == 32);
+  auto disk = vmm::open_layered(layers.disk(Layers::empty())).value();
+  for (uint64_t i = 0; i < 70; i++) {
+    std::vector<std::byte> bytes(4096);
+    iovec buffer{bytes.data(), bytes.size()};
+    REQUIRE(disk->read(std::span(&buffer, 1), i * 4096));
+    CHECK(bytes == std::vector<std::byte>(4096, static_cast<std::byte>('0' + i)));
+  }
+}
+
 TEST_CASE("a disk is frozen once, and only one that has layers") {
   if (!have_kvm()) return;
   Layers layers;
+  layers.write(0, '1');
   Subject subject(layered_start(boot(), layers, layers.top.duplicate().value()));
   subject.wait_for_console(20);
   subject.send(encode_plain(MessageType::kPause));
@@ -472,14 +534,14 @@ TEST_CASE("a disk is frozen once, and only one that has layers") {
   subject.send(encode(strange));
   Saved saved = decode_saved(subject.receive()).value();
   CHECK(saved.problem.find("disk 7 cannot be frozen") != std::string::npos);
-  CHECK(saved.frozen_disks == 0);
+  CHECK(saved.disks.empty());
   // A file that is none of its.
   Save other = files.to_save();
   other.disks.push_back({.disk = 0, .frozen = Layers::empty(), .fresh = Layers::empty()});
   subject.send(encode(other));
   saved = decode_saved(subject.receive()).value();
   CHECK(saved.problem.find("disk 0") != std::string::npos);
-  CHECK(saved.frozen_disks == 0);
+  CHECK(saved.disks == std::vector<DiskLayers>{{.disk = 0, .kept = 0, .is_frozen = false}});
   subject.send(encode_plain(MessageType::kStop));
   subject.finish();
 }

@@ -315,8 +315,8 @@ HUTCH_EXPORT int hutch_vm_pause(hutch_vm* vm, hutch_error** error);
 HUTCH_EXPORT int hutch_vm_resume(hutch_vm* vm, hutch_error** error);
 /* Saves a paused machine to two empty files: SAVED follows. `key`, 16 bytes, ties the state to who
  * knows it. The layers that the guest wrote on layered disks are frozen as of then, and it goes on
- * with empty ones: nothing is copied, and the caller keeps hutch_vm_disk_layers. What other disks
- * hold is the caller's to keep. */
+ * with empty ones; the caller keeps hutch_vm_disk_layers. Nothing is copied, but where a disk has
+ * 32 layers: most of them become one. What other disks hold is the caller's to keep. */
 HUTCH_EXPORT int hutch_vm_save(hutch_vm* vm, int memory_fd, int state_fd, const uint8_t* key,
                                hutch_error** error);
 /* The frozen layers of a layered disk, from below: after SAVED, those that a machine that goes on

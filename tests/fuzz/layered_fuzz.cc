@@ -171,6 +171,13 @@ void request(Opened& opened, FuzzInput& input, Bytes& expected) {
       opened.files.push_back(fresh);
       return;
     }
+    case 4:
+      FUZZ_CHECK(opened.disk->shorten(1 + input.below(6),
+                                      input.flip() ? Durability::kFlushed : Durability::kCached));
+      opened.files.erase(
+          opened.files.begin() + static_cast<ptrdiff_t>(opened.disk->frozen().size()),
+          opened.files.end() - 1);
+      return;
     default: {
       Bytes bytes(size, input.byte());
       iovec buffer{bytes.data(), bytes.size()};

@@ -79,4 +79,19 @@ Delta::Block ClusterMap::bits(uint64_t block, LayerNumber layer) const {
   return bits;
 }
 
+std::vector<uint64_t> ClusterMap::counts(LayerNumber last) const {
+  std::vector<uint64_t> counts(last + size_t{1});
+  for (const auto& part : parts_) {
+    if (part == nullptr) continue;
+    for (LayerNumber owner : *part) counts[owner]++;
+  }
+  counts[0] = 0;
+  return counts;
+}
+
+void ClusterMap::renumber(LayerNumber from, LayerNumber to) {
+  for (const auto& part : parts_)
+    if (part != nullptr) std::replace(part->begin(), part->end(), from, to);
+}
+
 }  // namespace hutch::virtio::block

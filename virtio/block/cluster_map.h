@@ -27,6 +27,10 @@ class ClusterMap {
   // The block of the bitmap of what `layer` has.
   Delta::Block bits(uint64_t block, LayerNumber layer) const;
   bool has_any(uint64_t block) const { return parts_[block] != nullptr; }
+  // How many clusters each layer has, up to number `last`; those of the base are not counted.
+  std::vector<uint64_t> counts(LayerNumber last) const;
+  // What `from` has is `to`'s from now on, which had nothing before.
+  void renumber(LayerNumber from, LayerNumber to);
 
  private:
   using Part = std::array<LayerNumber, Delta::kClustersPerBlock>;

@@ -36,6 +36,21 @@ Result<void> check_size(uint64_t disk_size) {
   return {};
 }
 
+Result<void> write_header(Backend& file, const Delta::Header& header) {
+  std::array<std::byte, spec::kSectorSize> sector{};
+  WireHeader wire{.magic = kMagic,
+                  .version = kVersion,
+                  .cluster_size = static_cast<uint32_t>(Delta::kClusterSize),
+                  .disk_size = header.disk_size,
+                  .id = header.id,
+                  .below = header.below,
+                  .hash = 0};
+  wire.hash = hash_of(wire);
+  std::memcpy(sector.data(), &wire, sizeof wire);
+  iovec buffer{sector.data(), sector.size()};
+  return file.write(std::span(&buffer, 1), 0);
+}
+
 }  // namespace
 
 uint64_t Delta::file_size(uint64_t disk_size) {
@@ -48,18 +63,7 @@ Result<Delta> Delta::create(std::unique_ptr<Backend> file, const Header& header)
   TRY(check_size(header.disk_size));
   if (file->size() < file_size(header.disk_size))
     return fail("the file of a new layer is too short");
-  std::array<std::byte, spec::kSectorSize> sector{};
-  WireHeader wire{.magic = kMagic,
-                  .version = kVersion,
-                  .cluster_size = static_cast<uint32_t>(kClusterSize),
-                  .disk_size = header.disk_size,
-                  .id = header.id,
-                  .below = header.below,
-                  .hash = 0};
-  wire.hash = hash_of(wire);
-  std::memcpy(sector.data(), &wire, sizeof wire);
-  iovec buffer{sector.data(), sector.size()};
-  TRY_CONTEXT("a new layer of a disk", file->write(std::span(&buffer, 1), 0));
+  TRY_CONTEXT("a new layer of a disk", write_header(*file, header));
   return Delta(std::move(file), header);
 }
 
@@ -87,6 +91,14 @@ Result<Delta> Delta::open(std::unique_ptr<Backend> file) {
                             file->size(), file_size(header.disk_size)),
                 kRemedy);
   return Delta(std::move(file), header);
+}
+
+Result<void> Delta::put_over(const LayerId& below) {
+  Header header = header_;
+  header.below = below;
+  TRY_CONTEXT("a layer of a disk", write_header(*file_, header));
+  header_ = header;
+  return {};
 }
 
 Result<void> Delta::read_bitmap(uint64_t first, std::span<Block> blocks) {

@@ -5,9 +5,10 @@
 //   bitmap   whole blocks, a bit for each cluster of the disk, lowest bit first: the layer has it
 //   data     the clusters, each as far from the start of the data as on the disk; holes elsewhere
 //
-// A block and a cluster are 4096 bytes. The header lies in one sector and is written once. Where a
-// bit is clear the data means nothing: it may be a hole, or what was not flushed before a power
-// cut. What a file holds is not trusted: everything is checked against the size that it has.
+// A block and a cluster are 4096 bytes. The header lies in one sector; it is written anew only when
+// the layer is put over another one. Where a bit is clear the data means nothing: it may be a hole,
+// or what was not flushed before a power cut. What a file holds is not trusted: everything is
+// checked against the size that it has.
 #pragma once
 
 #include <array>
@@ -56,6 +57,8 @@ class Delta {
   // `blocks` are those from the block `first` on, all inside the bitmap.
   Result<void> read_bitmap(uint64_t first, std::span<Block> blocks);
   Result<void> write_bitmap(uint64_t first, std::span<const Block> blocks);
+  // Writes the header anew: the layer lies over `below` from now on.
+  Result<void> put_over(const LayerId& below);
   Backend& file() { return *file_; }
   // Where byte 0 of the disk would be in the file.
   uint64_t data_offset() const { return kBlockSize * (1 + bitmap_blocks()); }

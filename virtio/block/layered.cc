@@ -282,8 +282,7 @@ uint64_t LayeredBackend::hash_bits(LayerNumber layer) const {
 Result<Delta> LayeredBackend::freeze(Delta frozen, Delta fresh, Durability durability) {
   if (marks_.size() >= kMaxFrozen)
     return fail(
-        fmt::format("a disk has {} frozen layers already, as many as are possible", kMaxFrozen),
-        "start a sandbox anew instead of saving this one again");
+        fmt::format("a disk has {} frozen layers already, as many as are possible", kMaxFrozen));
   if (frozen.header().id != top_id() || fresh.header().below != top_id() ||
       frozen.header().disk_size != size() || fresh.header().disk_size != size())
     return fail("a disk was given another file than its own to freeze");

@@ -7,7 +7,8 @@
 // the same write.
 //
 // freeze() makes the private delta one of the frozen layers, for others to share, and goes on with
-// an empty one: nothing is copied.
+// an empty one: nothing is copied. shorten(), before that, takes the upper ones of many frozen
+// layers off the disk; their files stay as they are for those that share them.
 #pragma once
 
 #include <memory>
@@ -36,6 +37,9 @@ class LayeredBackend final : public Backend {
  public:
   // A descriptor for each layer, and reads go through all of their bitmaps at a start.
   static constexpr size_t kMaxFrozen = 64;
+  // As many as a disk that goes on should have: each of its forks keeps that many descriptors, and
+  // what is copied when there are more serves for at least half as many freezes.
+  static constexpr size_t kManyFrozen = 32;
 
   // Stands for a base, which has no id in it, in the delta above: the disk's size and a hash of
   // where file systems describe themselves. Reads from it.
@@ -57,6 +61,12 @@ class LayeredBackend final : public Backend {
   // Of the frozen layers, from below.
   const std::vector<LayerMark>& frozen() const { return marks_; }
   const LayerId& top_id() const { return layers_.back().header().id; }
+  // Whether the private delta has nothing, so that the frozen layers are the whole disk.
+  bool is_top_empty() const { return map_.counts(top())[top()] == 0; }
+  // Where there are `many` frozen layers, or more: copies what the upper ones of them have, and
+  // nobody above, into the private delta, which lies directly over the others then; at most
+  // half as many. Errors leave a disk that reads the same, with the layers that it had.
+  Result<void> shorten(size_t many, Durability durability);
   // The private delta is frozen with what it has now. `frozen` is a read-only view of its file,
   // used from now on; `fresh`, made over it, takes what is written next. Returns the old delta,
   // whose file nobody writes to any more. Errors leave the disk as it was: the bound on layers,
@@ -77,6 +87,10 @@ class LayeredBackend final : public Backend {
   Result<void> sync(Backend& file);
   Result<void> write_bits();
   uint64_t hash_bits(LayerNumber layer) const;
+  size_t count_to_keep(size_t most) const;
+  template <typename Each>
+  Result<void> for_runs_above(size_t keep, Each each);
+  Result<void> copy_up(uint64_t first, uint64_t end, std::span<std::byte> space);
 
   std::unique_ptr<Backend> base_;
   std::vector<Delta> layers_;  // frozen ones, then the private one
