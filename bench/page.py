@@ -77,7 +77,8 @@ def main():
     (PAGE / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
     (PAGE / "ratios.svg").write_text(svg(rows))
     (PAGE / "README.md").write_text(
-        "# Results\n\nWritten by `tools/dev bench`; [benchmarks.md](../benchmarks.md) says what the rows are. "
+        "# Results\n\nWritten by `bench/page.py`, which `tools/dev bench` runs, from what `hutch bench --json` wrote; "
+        "[benchmarks.md](../benchmarks.md) says what the rows are. "
         "[results.json](results.json) has the same.\n\n![ratios](ratios.svg)\n\n" + table(rows) + "\n")
     print(f"{PAGE.relative_to(ROOT)} is written")
     sys.exit(1 if bad else 0)

@@ -1,5 +1,5 @@
 """VMMs that are killed while their guests write: what a guest was told is on its disk is there, and nothing of the
-machine is left. HUTCH_ENDURANCE says how often, 6 without."""
+machine is left. HUTCH_ENDURANCE says how often, 4 without."""
 
 import os
 import pathlib
@@ -34,7 +34,7 @@ def tests(tap):
     if harness.runs_on_kvm():
         tap.skip("VMMs are killed while guests write", "other tests' VMMs are on this host, too")
         return
-    count = int(os.environ.get("HUTCH_ENDURANCE", "6"))
+    count = int(os.environ.get("HUTCH_ENDURANCE", "4"))
     chance = random.Random(count)
     told, lost, broken, codes, alive = 0, [], [], set(), []
     with harness.scratch() as folder:
