@@ -414,6 +414,8 @@ bool MachineGuest::handle_machine(const hutch_event& event) {
       std::string reason = !failure_.empty()        ? failure_
                            : *event.message != '\0' ? event.message
                                                     : hutch_reason_name(event.reason);
+      if (event.reason == HUTCH_REASON_PANIC && !is_ending_)
+        log_warning("{}: the console's last lines:\n{}", id_, event.console_tail);
       if (!is_fork_ || serves_ || is_ending_ || is_copy_) return finish(reason);
       log_warning("{}: its template is of no use: {}", id_, reason);
       try {
