@@ -56,6 +56,9 @@ json to_json(const Snapshot& snapshot, const Snapshots::Host& host) {
 
 Snapshot parse_snapshot(const json& about) {
   Snapshot snapshot;
+  for (const char* number : {"created_ms", "memory", "cpus"})
+    if (!about.at(number).is_number_integer())
+      throw std::runtime_error(fmt::format("{} is no whole number", number));
   about.at("id").get_to(snapshot.id);
   about.at("name").get_to(snapshot.name);
   about.at("organisation").get_to(snapshot.organisation);
