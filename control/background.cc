@@ -3,7 +3,10 @@
 #include <boost/asio/post.hpp>
 #include <condition_variable>
 #include <mutex>
+#include <system_error>
 #include <thread>
+
+#include "base/log.h"
 
 namespace hutch::control {
 
@@ -24,20 +27,29 @@ Background::~Background() {
 }
 
 void Background::run(std::function<void()> work, std::function<void()> done) {
-  std::lock_guard lock(shared_->mutex);
-  std::thread([&context = context_, shared = shared_, work = std::move(work),
-               done = std::move(done)]() mutable {
-    work();
-    work = nullptr;
+  auto task = [&context = context_, shared = shared_,
+               work = std::make_shared<std::function<void()>>(std::move(work)),
+               done = std::move(done)] {
+    (*work)();
+    *work = nullptr;
     // Looked at in the context's thread, where the object ends.
-    boost::asio::post(context, [shared, done = std::move(done)] {
+    boost::asio::post(context, [shared, done] {
       if (!shared->is_over) done();
     });
     std::lock_guard end(shared->mutex);
     shared->count--;
     shared->changed.notify_all();
-  }).detach();
-  shared_->count++;
+  };
+  {
+    std::lock_guard lock(shared_->mutex);
+    shared_->count++;
+  }
+  try {
+    std::thread(task).detach();
+  } catch (const std::system_error& error) {
+    log_warning("the host has no thread ({}): everything waits for a disk", error.what());
+    task();
+  }
 }
 
 }  // namespace hutch::control

@@ -16,8 +16,8 @@ class Background {
   Background(const Background&) = delete;
   Background& operator=(const Background&) = delete;
 
-  // Runs `work`, which throws nothing, on a thread, and then `done` in the context. Throws
-  // std::system_error when the host has no thread.
+  // Runs `work`, which throws nothing, on a thread, and then `done` in the context. When the host
+  // has no thread, `work` is done before this returns.
   void run(std::function<void()> work, std::function<void()> done);
 
  private:

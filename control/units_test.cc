@@ -1,5 +1,6 @@
-// Configuration, the sandbox header, ids, tokens and the store.
+// Configuration, the sandbox header, ids, tokens, the store and work in the background.
 #include <doctest/doctest.h>
+#include <pthread.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "control/background.h"
 #include "control/clock.h"
 #include "control/config.h"
 #include "control/data_folder.h"
@@ -344,4 +346,41 @@ TEST_CASE("the data folder is for its user alone, keeps its token, and has one s
   ::chmod(path.c_str(), 0755);
   CHECK_THROWS(DataFolder(path));
   std::filesystem::remove_all(parent);
+}
+
+TEST_CASE("work in the background is done on another thread, or here when the host has none") {
+  boost::asio::io_context context(1);
+  std::optional<pthread_t> worker;
+  bool done = false;
+  Background background(context);
+  auto run = [&] {
+    done = false;
+    background.run([&] { worker = ::pthread_self(); }, [&] { done = true; });
+  };
+  run();
+  for (int i = 0; i < 10'000 && !done; i++) {
+    context.restart();
+    if (context.poll() == 0) ::usleep(1000);
+  }
+  REQUIRE(done);
+  REQUIRE(worker);
+  CHECK(!::pthread_equal(*worker, ::pthread_self()));
+
+  // No host has room for such a thread.
+  pthread_attr_t before, huge;
+  REQUIRE(::pthread_getattr_default_np(&before) == 0);
+  REQUIRE(::pthread_attr_init(&huge) == 0);
+  REQUIRE(::pthread_attr_setstacksize(&huge, size_t{1} << 46) == 0);
+  REQUIRE(::pthread_setattr_default_np(&huge) == 0);
+  worker.reset();
+  run();
+  REQUIRE(::pthread_setattr_default_np(&before) == 0);
+  REQUIRE(worker);
+  CHECK(::pthread_equal(*worker, ::pthread_self()));
+  CHECK(!done);
+  context.restart();
+  context.poll();
+  CHECK(done);
+  ::pthread_attr_destroy(&before);
+  ::pthread_attr_destroy(&huge);
 }
