@@ -560,7 +560,13 @@ bool MachineGuest::on_resumed() {
   answer_pause(true);
   if (!saves_.empty()) {
     thaw();
-    finish_save(is_good_ ? templates_.finish_own(std::move(draft_)) : nullptr);
+    std::shared_ptr<const Template> saved;
+    try {
+      if (is_good_) saved = templates_.finish_own(std::move(draft_));
+    } catch (const std::exception& error) {
+      log_warning("{}: cannot be saved: {}", id_, error.what());
+    }
+    finish_save(saved);
     return true;
   }
   if (draft_ && is_good_) {

@@ -54,6 +54,11 @@ Fd make(const std::string& path) {
   return value_or_throw(open_file(path, O_RDWR | O_CREAT | O_EXCL, 0600));
 }
 
+// What a machine is forked from is never written by the forks' processes.
+Fd read_only(const Fd& file) {
+  return value_or_throw(open_file(fmt::format("/proc/self/fd/{}", file.get()), O_RDONLY));
+}
+
 }  // namespace
 
 Draft::Draft(std::string folder) : folder_(std::move(folder)) {
@@ -105,14 +110,18 @@ Templates::Templates(boost::asio::io_context& context, std::string folder,
     if (entry.extension() == kUnfinished) {
       fs::remove_all(entry, error);
     } else {
-      check(entry.filename());
+      busy_.insert(entry.filename());
+      unchecked_.push_back(entry.filename());
     }
   }
+  check_next();
 }
 
-// What an earlier server left.
-void Templates::check(const std::string& name) {
-  busy_.insert(name);
+// What an earlier server left; one after another, as each is read from the same disk.
+void Templates::check_next() {
+  if (unchecked_.empty()) return;
+  const std::string name = std::move(unchecked_.back());
+  unchecked_.pop_back();
   auto failure = std::make_shared<std::string>();
   background_.run(
       [path = folder_ + "/" + name, key = key_, identity = identity_, failure] {
@@ -127,12 +136,14 @@ void Templates::check(const std::string& name) {
         }
       },
       [this, name, failure] {
-        if (failure->empty()) {
-          usable_.insert(name);
-        } else {
-          log_info("the template {} is removed: {}", name, *failure);
+        try {
+          if (!failure->empty()) throw std::runtime_error(*failure);
+          usable_[name] = open_saved(folder_ + "/" + name, key_);
+        } catch (const std::exception& error) {
+          log_info("the template {} is removed: {}", name, error.what());
         }
         settled(name);
+        check_next();
       });
 }
 
@@ -149,14 +160,8 @@ std::string Templates::name(const Shape& shape) const {
 }
 
 std::shared_ptr<const Template> Templates::find(const Shape& shape) const {
-  std::string name = this->name(shape);
-  if (!on_ || !usable_.contains(name)) return nullptr;
-  try {
-    return open_saved(folder_ + "/" + name, key_);
-  } catch (const std::exception& error) {
-    log_warning("the template {} is of no use: {}", name, error.what());
-    return nullptr;
-  }
+  auto found = usable_.find(name(shape));
+  return on_ && found != usable_.end() ? found->second : nullptr;
 }
 
 std::unique_ptr<Draft> Templates::begin(const Shape& shape) {
@@ -177,19 +182,30 @@ std::unique_ptr<Draft> Templates::begin_own() {
   return std::make_unique<Draft>(fmt::format("{}/own-{}{}", folder_, ++own_, kUnfinished));
 }
 
-std::shared_ptr<const Template> Templates::finish_own(std::unique_ptr<Draft> draft) const {
+std::shared_ptr<Template> Templates::open_draft(const Draft& draft) const {
   auto result = std::make_shared<Template>();
-  result->memory = std::move(draft->memory);
-  result->state = std::move(draft->state);
-  result->layers = std::move(draft->layers);
+  result->memory = read_only(draft.memory);
+  result->state = read_only(draft.state);
+  for (const Fd& layer : draft.layers) result->layers.push_back(read_only(layer));
   result->key = key_;
+  return result;
+}
+
+std::shared_ptr<const Template> Templates::finish_own(std::unique_ptr<Draft> draft) const {
+  std::shared_ptr<Template> result = open_draft(*draft);
   result->owner = std::move(draft);
   return result;
 }
 
 // Its files are on their way to the disk for long.
 void Templates::finish(const Shape& shape, std::unique_ptr<Draft> draft) {
-  std::string name = this->name(shape);
+  const std::string name = this->name(shape);
+  try {
+    usable_[name] = open_draft(*draft);
+  } catch (const std::exception& error) {
+    log_warning("no template: {}", error.what());
+    return give_up(shape, std::move(draft));
+  }
   auto failure = std::make_shared<std::string>();
   background_.run(
       [draft = std::shared_ptr<Draft>(std::move(draft)), target = folder_ + "/" + name, key = key_,
@@ -203,10 +219,11 @@ void Templates::finish(const Shape& shape, std::unique_ptr<Draft> draft) {
         }
       },
       [this, name, failure] {
-        if (failure->empty()) {
-          usable_.insert(name);
-        } else {
+        if (!failure->empty()) {
           log_warning("a template cannot be kept: {}", *failure);
+          usable_.erase(name);
+        } else if (bad_.contains(name)) {
+          remove(name);
         }
         settled(name);
       });
@@ -232,6 +249,10 @@ void Templates::discard(const Shape& shape) {
   std::string name = this->name(shape);
   bad_.insert(name);
   usable_.erase(name);
+  remove(name);
+}
+
+void Templates::remove(const std::string& name) {
   std::error_code error;
   fs::remove_all(folder_ + "/" + name, error);
   if (error) log_warning("the template {} cannot be removed: {}", name, error.message());

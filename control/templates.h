@@ -1,9 +1,10 @@
 // Templates: machines that were saved once their service answered. A sandbox of the same shape is
 // forked from one instead of being booted: it maps the saved memory copy-on-write.
 //
-// The first sandbox of a shape boots, is saved before its creator has it, and goes on. A template
-// is a folder that is there whole or not at all, and sealed (seal.h): what an earlier server left
-// is used once its files have been read and are as they were. Whatever changes a machine (kernel,
+// The first sandbox of a shape boots, is saved before its creator has it, and goes on. What this
+// server saved is forked from at once. For servers to come, a template is a folder that is there
+// whole or not at all, and sealed (seal.h): what an earlier server left is used once its files have
+// been read and are as they were. Whatever changes a machine (kernel,
 // images, programs, CPUs, memory, network) is in its name, so what was built anew is saved anew,
 // and what was saved before that is removed.
 #pragma once
@@ -73,21 +74,23 @@ class Templates {
   // are being finished.
   Templates(boost::asio::io_context& context, std::string folder, const artefacts::Parts& parts,
             bool on);
-  // Null: there is none, or it is not finished or not checked yet.
+  // Null: there is none, or it is not saved or not checked yet.
   std::shared_ptr<const Template> find(const Shape& shape) const;
   // Nothing when there is one, when somebody else makes it, or when it cannot be.
   std::unique_ptr<Draft> begin(const Shape& shape);
   // One for a machine of its own, which is gone with its last user. Throws std::runtime_error.
   std::unique_ptr<Draft> begin_own();
+  // Throws std::runtime_error.
   std::shared_ptr<const Template> finish_own(std::unique_ptr<Draft> draft) const;
-  // The draft's machine has been saved.
+  // The draft's machine has been saved: it is found from now on, and kept for the next server once
+  // it is settled.
   void finish(const Shape& shape, std::unique_ptr<Draft> draft);
   // The draft will not be one.
   void give_up(const Shape& shape, std::unique_ptr<Draft> draft);
   // It does not work: it is removed, and not made again by this server.
   void discard(const Shape& shape);
-  // Calls `done` once none of this shape is being made or checked, perhaps from inside this call:
-  // with whether there is one.
+  // Calls `done` once none of this shape is being made, checked or put on the disk, perhaps from
+  // inside this call: with whether there is one.
   void when_settled(const Shape& shape, std::function<void(bool is_there)> done);
   const std::string& folder() const { return folder_; }
   const SealKey& key() const { return key_; }
@@ -96,16 +99,19 @@ class Templates {
 
  private:
   std::string name(const Shape& shape) const;
-  void check(const std::string& name);
+  std::shared_ptr<Template> open_draft(const Draft& draft) const;
+  void check_next();
+  void remove(const std::string& name);
   void settled(const std::string& name);
 
   std::string folder_;
   std::string identity_;  // of all that goes into a machine
   bool on_;
   SealKey key_{};
-  std::set<std::string> usable_;  // as they were sealed
-  std::set<std::string> busy_;    // being made or checked
-  std::set<std::string> bad_;     // not to be made
+  std::map<std::string, std::shared_ptr<const Template>> usable_;
+  std::set<std::string> busy_;          // being made, checked or put on the disk
+  std::set<std::string> bad_;           // not to be made
+  std::vector<std::string> unchecked_;  // of an earlier server
   std::multimap<std::string, std::function<void(bool)>> waiting_;
   uint64_t own_ = 0;  // that were begun
   Background background_;

@@ -81,7 +81,8 @@ struct World {
     CHECK(!all->find(shape));
     CHECK(!all->begin(shape));
     all->finish(shape, std::move(draft));
-    CHECK(!all->find(shape));
+    CHECK(all->find(shape));
+    CHECK(!all->begin(shape));
     CHECK(settle(*all, shape));
     CHECK(all->find(shape));
   }
@@ -184,6 +185,41 @@ TEST_CASE("one that is of no use is removed, and not made again") {
   CHECK(!all->find(kShape));
   CHECK(!all->begin(kShape));
   CHECK(world.templates()->begin(kShape));
+}
+
+TEST_CASE(
+    "one that was saved just now is found before it is on the disk, and not written any more") {
+  World world;
+  auto all = world.templates();
+  std::unique_ptr<Draft> draft = all->begin(kShape);
+  REQUIRE(draft);
+  REQUIRE(write_all(draft->memory.get(), std::as_bytes(std::span("memory", 6))));
+  draft->layers.push_back(world.layer("layer"));
+  all->finish(kShape, std::move(draft));
+  std::shared_ptr<const Template> found = all->find(kShape);
+  REQUIRE(found);
+  CHECK(text_of(found->memory) == "memory");
+  REQUIRE(found->layers.size() == 1);
+  CHECK(text_of(found->layers[0]) == "layer");
+  for (const Fd* file : {&found->memory, &found->state, &found->layers[0]})
+    CHECK((::fcntl(file->get(), F_GETFL) & O_ACCMODE) == O_RDONLY);
+  // It does not work: what is on its way to the disk is of no use either.
+  all->discard(kShape);
+  CHECK(!all->find(kShape));
+  CHECK(!world.settle(*all, kShape));
+  CHECK(world.only().empty());
+}
+
+TEST_CASE("one that cannot be kept is none") {
+  World world;
+  auto all = world.templates();
+  std::unique_ptr<Draft> draft = all->begin(kShape);
+  REQUIRE(draft);
+  fs::remove_all(world.only());
+  all->finish(kShape, std::move(draft));
+  CHECK(!world.settle(*all, kShape));
+  CHECK(!all->find(kShape));
+  CHECK(all->begin(kShape));
 }
 
 TEST_CASE("one of its own is there as long as somebody has it") {
