@@ -212,10 +212,10 @@ Result<void> Vm::save(Fd memory, Fd state, const protocol::vmm::SavedKey& key) {
     if (!layers_[i].is_layered) continue;
     LayerFile fresh = TRY_CONTEXT("a disk's layer", make_layer_file(options_.scratch_directory));
     layers_[i].next = std::move(fresh.view);
-    message.disks.push_back({
-      .disk = static_cast<uint32_t>(i), .frozen = TRY(layers_[i].top.duplicate())
-      , .fresh = std::move(fresh.file)
-    });
+    Fd frozen = TRY(layers_[i].top.duplicate());
+    message.disks.push_back({.disk = static_cast<uint32_t>(i),
+                             .frozen = std::move(frozen),
+                             .fresh = std::move(fresh.file)});
   }
   TRY(send(protocol::vmm::encode(message)));
   is_saving_ = true;

@@ -335,10 +335,10 @@ Result<Exited> decode(std::span<const std::byte> payload) {
   uint32_t value = in.u32();
   uint8_t out_of_memory = in.u8();
   TRY(in.finish("Exited"));
-  Exited message {
-    TRY(boolean(signaled))
-    , value, TRY(boolean(out_of_memory))
-  };
+  Exited message;
+  message.signaled = TRY(boolean(signaled));
+  message.value = value;
+  message.out_of_memory = TRY(boolean(out_of_memory));
   if (message.signaled ? value < 1 || value > 64 : value > 255)
     return fail(fmt::format("Exited with impossible value {}", value));
   return message;

@@ -125,3 +125,12 @@ TEST_CASE("numbers beyond their range and lists beyond their bounds are refused"
   machine.network.flows[0].far_address.pop_back();
   CHECK(!decode_machine(*Fields::parse(encode(machine).body())));
 }
+
+// Under the address sanitizer, which looks for what was left behind.
+TEST_CASE("nothing is left of a list's entry that is refused halfway") {
+  FieldWriter entry;
+  entry.text(1, "a name too long to be kept within the string itself");
+  FieldWriter writer = encode(some_machine());
+  writer.group(8, entry);
+  CHECK(!decode_machine(*Fields::parse(writer.body())));
+}

@@ -326,7 +326,8 @@ Result<SavedMachine> decode_machine(const Fields& fields) {
   for (const Fields& each : TRY(fields.groups(machine::kName))) {
     if (saved.network.names.size() == kMaxNames) return fail("too many names");
     std::string text = TRY(each.text(name::kText));
-    saved.network.names.push_back({ std::move(text), TRY(number<uint32_t>(each, name::kAddress)) });
+    const auto address = TRY(number<uint32_t>(each, name::kAddress));
+    saved.network.names.push_back({std::move(text), address});
   }
   for (const Fields& each : TRY(fields.groups(machine::kFlow))) {
     if (saved.network.flows.size() == kMaxFlows) return fail("too many connections");

@@ -86,6 +86,7 @@ def lint(totals):
     scripts = [path for path in tracked() if path.is_file() and is_shell(path)]
     check(totals, "lint: shell scripts", ["shellcheck", "-x", "-P", ROOT, *scripts])
     tap(totals, "lint: floors", [sys.executable, ROOT / "tests/layering_test.py"])
+    tap(totals, "lint: initialisers", [sys.executable, ROOT / "tests/try_test.py"])
 
 
 def is_shell(path):

@@ -263,10 +263,12 @@ void MmioTransport::start_queues() {
 
 Result<void> MmioTransport::start_queue(uint16_t index, QueueState state) {
   QueueConfig& config = queues_[index];
-  QueueResources resources {
-    .queue = TRY(
-        Queue::create(memory_, config.layout, traits_.queue_sizes[index], driver_features_, state))
-    , .notify = &notify_events_[index], .interrupt = &used_buffer_interrupt_,
+  Queue queue = TRY(
+      Queue::create(memory_, config.layout, traits_.queue_sizes[index], driver_features_, state));
+  QueueResources resources{
+      .queue = std::move(queue),
+      .notify = &notify_events_[index],
+      .interrupt = &used_buffer_interrupt_,
       .broken = [this](const Error& error) { broken(error); },
   };
   TRY(device_.start_queue(index, std::move(resources), driver_features_));

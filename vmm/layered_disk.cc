@@ -30,6 +30,14 @@ Result<Delta> make_delta(Fd file, const Delta::Header& header) {
   return Delta::create(FileBackend::of_size(std::move(file), size), header);
 }
 
+// The layer that the machine writes to: made in an empty file, else what the file holds.
+Result<Delta> open_top(Fd file, uint64_t disk_size, const LayerId& below) {
+  const uint64_t length = TRY(file_size(file.get()));
+  if (length != 0) return Delta::open(TRY(FileBackend::create(std::move(file))));
+  const LayerId id = TRY(new_layer_id());
+  return make_delta(std::move(file), {.disk_size = disk_size, .id = id, .below = below});
+}
+
 }  // namespace
 
 Result<LayerId> new_layer_id() {
@@ -46,15 +54,8 @@ Result<std::unique_ptr<LayeredBackend>> open_layered(protocol::vmm::Disk disk) {
     frozen.push_back(TRY(Delta::open(TRY(FileBackend::create(std::move(layer))))));
     below = frozen.back().header().id;
   }
-  const bool is_new = TRY(file_size(disk.delta.get()))
-  == 0;
-  Delta top = is_new ? TRY(make_delta(std::move(disk.delta), {
-    .disk_size = base->size(), .id = TRY(new_layer_id())
-    , .below = below
-  }))
-                     : TRY(Delta::open(TRY(FileBackend::create(std::move(disk.delta)))));
-                     return LayeredBackend::create(std::move(base), std::move(frozen),
-                                                   std::move(top));
+  Delta top = TRY(open_top(std::move(disk.delta), base->size(), below));
+  return LayeredBackend::create(std::move(base), std::move(frozen), std::move(top));
 }
 
 Result<void> freeze_disk(LayeredBackend& disk, protocol::vmm::FreezeDisk& files,
