@@ -103,7 +103,8 @@ class FakeChannel final : public Channel {
     std::string message;
     for (std::string_view piece : pieces) message += piece;
     input_.erase(0, at);
-    json request = json::parse(message);
+    json request = json::parse(message, nullptr, false);
+    if (request.is_discarded()) return;
     std::string method = request.value("method", "");
     if (method == "die") return events_.on_closed();
     std::string text = method == "nonsense"
@@ -184,7 +185,7 @@ class FakeGuest final : public Guest {
       if (*gone || error || behaviour_ == Behaviour::kNeverStarts) return;
       started();
       if (behaviour_ != Behaviour::kFailsToStart) {
-        events_.on_ready(path_);
+        events_.on_ready({path_});
       } else {
         events_.on_ended("the fake does not start");
       }

@@ -19,12 +19,13 @@ using namespace hutch::control;  // NOLINT: one room
 
 // A folder with one file, of 5 bytes, for as long as the program runs.
 const std::string& folder() {
-  static const std::string path = [] {
+  // Never destroyed: what removes the folder runs last.
+  static const std::string& path = *[] {
     char name[] = "/tmp/hutch-seal-fuzz-XXXXXX";
     if (::mkdtemp(name) == nullptr) std::abort();
     std::ofstream(std::string(name) + "/memory") << "bytes";
     std::atexit([] { std::filesystem::remove_all(folder()); });
-    return std::string(name);
+    return new std::string(name);
   }();
   return path;
 }
