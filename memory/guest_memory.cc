@@ -1,6 +1,7 @@
 #include "memory/guest_memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -13,6 +14,7 @@ namespace {
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kHugePage = 2 << 20;
 constexpr size_t kMincoreWindow = 64 << 20;
+constexpr size_t kMaxImageMappings = 8192;
 }  // namespace
 
 Result<GuestMemory> GuestMemory::create(std::span<const GuestRange> ranges) {
@@ -52,22 +54,47 @@ Result<GuestMemory> GuestMemory::create(std::span<const GuestRange> ranges, Fd i
   uint64_t size = TRY(file_size(image.get()));
   if (size != memory.size())
     return fail(fmt::format("the saved memory has {} bytes instead of {}", size, memory.size()));
-  off_t offset = 0;
-  for (const Region& region : memory.regions_) {
-    void* mapped = ::mmap(region.host, region.range.size, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, image.get(), offset);
-    if (mapped == MAP_FAILED) return fail_errno(errno, "mapping saved memory");
-    ::madvise(region.host, region.range.size, MADV_DONTDUMP);
-    offset += static_cast<off_t>(region.range.size);
-  }
   memory.image_ = std::move(image);
+  uint64_t offset = 0;
+  for (const Region& region : memory.regions_) {
+    TRY(memory.map_image(region, offset));
+    // The file's mappings are new ones.
+    ::madvise(region.host, region.range.size, MADV_DONTDUMP);
+    offset += region.range.size;
+  }
   return memory;
+}
+
+// Only what holds data: a page of a tmpfs file that is touched through a mapping is there from then
+// on, for all who have the file, even if one process alone has written to its own copy.
+Result<void> GuestMemory::map_image(const Region& region, uint64_t offset) {
+  const uint64_t end = offset + region.range.size;
+  for (uint64_t at = offset; at < end;) {
+    const off_t data = ::lseek(image_.get(), static_cast<off_t>(at), SEEK_DATA);
+    if (data < 0 && errno == ENXIO) return {};
+    if (data < 0) return fail_errno(errno, "looking for data in saved memory");
+    const uint64_t start = static_cast<uint64_t>(data) / kPage * kPage;
+    if (start >= end) return {};
+    at = end;
+    // A process may have 65,530 mappings; all that is left is the last one.
+    if (++image_mappings_ < kMaxImageMappings) {
+      const off_t hole = ::lseek(image_.get(), data, SEEK_HOLE);
+      if (hole < 0) return fail_errno(errno, "looking for holes in saved memory");
+      at = std::min((static_cast<uint64_t>(hole) + kPage - 1) / kPage * kPage, end);
+    }
+    void* mapped =
+        ::mmap(region.host + (start - offset), at - start, PROT_READ | PROT_WRITE,
+               MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, image_.get(), static_cast<off_t>(start));
+    if (mapped == MAP_FAILED) return fail_errno(errno, "mapping saved memory");
+  }
+  return {};
 }
 
 GuestMemory::GuestMemory(GuestMemory&& other) noexcept
     : regions_(std::move(other.regions_)),
       mappings_(std::exchange(other.mappings_, {})),
       image_(std::move(other.image_)),
+      image_mappings_(other.image_mappings_),
       observer_(other.observer_) {}
 
 GuestMemory::~GuestMemory() {

@@ -46,8 +46,8 @@ class GuestMemory {
   // is touched; each region has inaccessible guard pages on both sides. Errors: bad ranges, ENOMEM.
   static Result<GuestMemory> create(std::span<const GuestRange> ranges);
   // The same with the content of `image`, which holds the ranges one after another (memory_image.h)
-  // and is shared by all who use it: what is written stays private. The image must not change as
-  // long as the memory lives. Errors: an image of another size.
+  // and is shared by all who use it: what is written stays private, and its holes stay holes. The
+  // image must not change as long as the memory lives. Errors: an image of another size.
   static Result<GuestMemory> create(std::span<const GuestRange> ranges, Fd image);
   GuestMemory(GuestMemory&& other) noexcept;
   GuestMemory& operator=(GuestMemory&&) = delete;
@@ -84,6 +84,8 @@ class GuestMemory {
 
   // The image it was created with; not open: none.
   int image() const { return image_.get(); }
+  // Pieces of the image that were mapped.
+  size_t image_mappings() const { return image_mappings_; }
 
   // Bytes of guest memory that are resident on the host. Costs one system call per 64 MiB.
   Result<uint64_t> resident_bytes() const;
@@ -92,6 +94,7 @@ class GuestMemory {
 
  private:
   GuestMemory() = default;
+  Result<void> map_image(const Region& region, uint64_t offset);
   std::byte* find(GuestRange range) const;
   Result<std::byte*> locate(GuestRange range) const;
 
@@ -102,6 +105,7 @@ class GuestMemory {
   std::vector<Region> regions_;
   std::vector<Mapping> mappings_;
   Fd image_;
+  size_t image_mappings_ = 0;
   AccessObserver* observer_ = nullptr;
 };
 

@@ -15,6 +15,9 @@ namespace {
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kPresent = 1ull << 63;
 constexpr uint64_t kSwapped = 1ull << 62;
+// Pages between others that are written although they are zeros: each piece of the file is a system
+// call and a mapping more for whoever goes on with it.
+constexpr size_t kMaxGap = 15;
 // Pages that are looked up at a time: 16 MiB of guest memory.
 constexpr size_t kWindow = 4096;
 
@@ -99,14 +102,14 @@ Result<uint64_t> write_memory_image(const GuestMemory& memory, int page_map, int
       auto is_data = [&](size_t page) {
         return window->is_used(page) && !is_zero(host + page * kPage);
       };
-      for (size_t page = 0; page < pages;) {
-        size_t end = page;
-        while (end < pages && is_data(end)) end++;
-        if (end > page) {
-          TRY(write_at(file, {host + page * kPage, (end - page) * kPage}, offset + page * kPage));
-          written += (end - page) * kPage;
-        }
-        page = end + 1;
+      for (size_t page = 0; page < pages; page++) {
+        if (!is_data(page)) continue;
+        size_t end = page + 1;
+        for (size_t next = end; next < pages && next - end <= kMaxGap; next++)
+          if (is_data(next)) end = next + 1;
+        TRY(write_at(file, {host + page * kPage, (end - page) * kPage}, offset + page * kPage));
+        written += (end - page) * kPage;
+        page = end;
       }
     }
     region_offset += region.range.size;

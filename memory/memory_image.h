@@ -1,5 +1,5 @@
 // A memory image: the content of a guest's RAM in a sparse file, its regions one after another.
-// What was never touched, or holds zeros only, is a hole.
+// What was never touched, or holds zeros only, is a hole, where 16 pages of it follow each other.
 #pragma once
 
 #include "memory/guest_memory.h"

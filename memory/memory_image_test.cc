@@ -54,7 +54,8 @@ TEST_CASE("memory is saved with holes where it holds nothing, and mapped as it w
   // Touched, and zero again: nothing to keep.
   REQUIRE(memory.write(GuestAddress(20 * kMiB), uint64_t{1}));
   REQUIRE(memory.write(GuestAddress(20 * kMiB), uint64_t{0}));
-  Fd file = save(memory, places.size() * kPage);
+  // The three pages between the first ones are written as well.
+  Fd file = save(memory, (places.size() + 3) * kPage);
 
   GuestMemory first = GuestMemory::create(kRanges, Fd(::dup(file.get()))).value();
   GuestMemory second = GuestMemory::create(kRanges, Fd(::dup(file.get()))).value();
@@ -65,6 +66,38 @@ TEST_CASE("memory is saved with holes where it holds nothing, and mapped as it w
   REQUIRE(first.write(GuestAddress(0), uint64_t{5}));
   CHECK(at(second, 0) == ~uint64_t{0});
   CHECK(at(GuestMemory::create(kRanges, Fd(::dup(file.get()))).value(), 0) == ~uint64_t{0});
+}
+
+TEST_CASE("what machines touch of an image's holes takes no space in the image") {
+  GuestMemory memory = GuestMemory::create(kRanges).value();
+  for (uint64_t place : {uint64_t{0}, 20 * kPage, 40 * kMiB - 8, uint64_t{1} << 32})
+    REQUIRE(memory.write(GuestAddress(place), ~place));
+  Fd file = save(memory, 4 * kPage);
+  GuestMemory restored = GuestMemory::create(kRanges, Fd(::dup(file.get()))).value();
+  // The last two follow each other in the file, and lie in two regions.
+  CHECK(restored.image_mappings() == 4);
+  for (uint64_t page = 0; page < 40 * kMiB / kPage; page += 7) {
+    CHECK(at(restored, page * kPage + 16) == 0);
+    REQUIRE(restored.write(GuestAddress(page * kPage + 16), page));
+  }
+  CHECK(at(restored, 20 * kPage) == ~(20 * kPage));
+  CHECK(blocks(file) == 4 * kPage);
+}
+
+TEST_CASE("an image of more pieces than a process has mappings is mapped all the same") {
+  constexpr uint64_t kPieces = 70'000, kDistance = 2;
+  const std::vector<GuestRange> ranges{{GuestAddress(0), kPieces * kDistance * kPage}};
+  Fd file = new_file();
+  REQUIRE(::ftruncate(file.get(), static_cast<off_t>(ranges[0].size)) == 0);
+  for (uint64_t piece = 0; piece < kPieces; piece++)
+    REQUIRE(::pwrite(file.get(), &piece, sizeof piece,
+                     static_cast<off_t>(piece * kDistance * kPage)) == sizeof piece);
+  GuestMemory memory = GuestMemory::create(ranges, std::move(file)).value();
+  size_t good = 0;
+  for (uint64_t piece = 0; piece < kPieces; piece++)
+    good += at(memory, piece * kDistance * kPage) == piece &&
+            at(memory, (piece * kDistance + 1) * kPage) == 0;
+  CHECK(good == kPieces);
 }
 
 TEST_CASE("what was mapped from an image is saved whole, touched or not") {
