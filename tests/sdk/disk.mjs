@@ -1,19 +1,9 @@
 // C13: sandboxes that are forked while they write as fast as they can: what a program was told is on its disk is on the
 // disk of the fork, and the file systems have nothing to complain about. Prints TAP; the variables as for fork.mjs.
-import process from "node:process";
 import { Sandbox } from "@deno/sandbox";
 import { assert } from "./checks/lib.mjs";
+import { check, finish } from "./checks/tap.mjs";
 
-let number = 0;
-async function check(name, body) {
-  try {
-    await body();
-    console.log(`ok ${++number} - ${name}`);
-  } catch (error) {
-    console.log(`not ok ${++number} - ${name}`);
-    for (const line of String(error.stack ?? error).split("\n").slice(0, 8)) console.log(`# ${line}`);
-  }
-}
 
 // Appends numbered records, each with its own hash, and says the number of one that fsync() has promised.
 const writer = `
@@ -105,5 +95,4 @@ await check("C13: the forks' disks are their own, and the sandbox goes on writin
   assert.equal(await hash(parent), large);
 });
 await Promise.all([parent, ...forks].map((sandbox) => sandbox?.kill()));
-console.log(`1..${number}`);
-process.exit(0);
+finish();

@@ -1,35 +1,17 @@
 // A sandbox that runs, forked while its programs run: what goes on in the fork, what is its own, what is not.
 // Prints TAP; the three environment variables that `hutch serve` prints must be set, and TEST_HTTP_PORT, a server of
 // the tests' own Internet. HUTCH names the program.
-import { execFile } from "node:child_process";
 import process from "node:process";
-import { promisify } from "node:util";
 import { Sandbox } from "@deno/sandbox";
 import { assert, rejection } from "./checks/lib.mjs";
+import { check, finish, hutch, until } from "./checks/tap.mjs";
 
-const run = promisify(execFile);
-const hutch = async (...words) => (await run(process.env.HUTCH, words)).stdout;
-let number = 0;
-async function check(name, body) {
-  try {
-    await body();
-    console.log(`ok ${++number} - ${name}`);
-  } catch (error) {
-    console.log(`not ok ${++number} - ${name}`);
-    for (const line of String(error.stack ?? error).split("\n").slice(0, 8)) console.log(`# ${line}`);
-  }
-}
 
 const forkOf = (sandbox, options) => Sandbox.create({ root: `fork:${sandbox.id}`, timeout: "20m", ...options });
 const read = async (sandbox, path) => Number((await sandbox.fs.readTextFile(path)).trim());
 // A line each, also of a file that is empty.
 const identity = `echo "$(cat /etc/machine-id)"; cat /proc/sys/kernel/random/boot_id
   head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n'; echo; hostname`;
-
-/** Asks again until it holds, for two minutes. */
-async function until(condition) {
-  for (const end = Date.now() + 120_000; !await condition();) assert.ok(Date.now() < end, `still not so: ${condition}`);
-}
 
 // It counts, in memory as well as on its disk, and shows how far it is.
 const counter = `n=0; while :; do n=$((n + 1)); echo $n >/tmp/new; mv /tmp/new /home/app/count; sleep 0.05; done`;
@@ -150,5 +132,4 @@ await check("hutch pause lets it stand still, hutch resume go on", async () => {
 await check("all of them end, also one that stands still", async () => {
   await Promise.all([fork, other].map((sandbox) => sandbox.kill()));
 });
-console.log(`1..${number}`);
-process.exit(0);
+finish();

@@ -1,23 +1,11 @@
 // Twenty sandboxes at once: made together, each answers with what is its own and is nobody's double, all
 // end.
 // Prints TAP; the three environment variables that `hutch serve` prints must be set.
-import process from "node:process";
 import { Sandbox } from "@deno/sandbox";
 import { assert } from "./checks/lib.mjs";
+import { check, finish } from "./checks/tap.mjs";
 
 const COUNT = 20;
-let number = 0;
-function report(name, error) {
-  console.log(`${error ? "not ok" : "ok"} ${++number} - ${name}`);
-  if (error) for (const line of String(error.stack ?? error).split("\n").slice(0, 8)) console.log(`# ${line}`);
-}
-async function check(name, body) {
-  try {
-    report(name, undefined, await body());
-  } catch (error) {
-    report(name, error);
-  }
-}
 
 let all = [];
 await check(`${COUNT} sandboxes are made at once`, async () => {
@@ -58,5 +46,4 @@ await check("their clocks go right", async () => {
 await check("all of them end", async () => {
   await Promise.all(all.map((sandbox) => sandbox.kill()));
 });
-console.log(`1..${number}`);
-process.exit(0);
+finish();

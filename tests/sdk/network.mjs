@@ -1,22 +1,18 @@
 // The network of a sandbox, changed and watched while it runs: `hutch policy` and `hutch net` beside the
 // client that made it. HUTCH names the program, TEST_HTTP_PORT a server of the tests' own Internet.
-import { execFile, spawn } from "node:child_process";
-import { strict as assert } from "node:assert";
+import { spawn } from "node:child_process";
 import process from "node:process";
-import { promisify } from "node:util";
 import { Sandbox } from "@deno/sandbox";
+import { assert } from "./checks/lib.mjs";
+import { check, finish, hutch } from "./checks/tap.mjs";
 
-const run = promisify(execFile);
-const hutch = async (...words) => (await run(process.env.HUTCH, words)).stdout;
 const url = `http://plain.test:${process.env.TEST_HTTP_PORT}`;
 
-const steps = [];
-const step = (name, work) => steps.push({ name, work });
 let sandbox;
 const curl = async (...args) =>
   await (await sandbox.spawn("curl", { args: ["-sS", "-m", "60", ...args], stdout: "piped", stderr: "piped" })).output();
 
-step("a network that reaches nothing is opened while the sandbox runs", async () => {
+await check("a network that reaches nothing is opened while the sandbox runs", async () => {
   sandbox = await Sandbox.create({ allowNet: [], timeout: "10m" });
   assert.equal(await hutch("policy", "show", sandbox.id), "");
   assert.equal((await curl(`${url}/echo/5`)).status.code, 6);
@@ -24,13 +20,13 @@ step("a network that reaches nothing is opened while the sandbox runs", async ()
   assert.equal((await curl(`${url}/echo/5`)).stdoutText, "xxxxx");
 });
 
-step("a policy that is none is refused with its reason, and changes nothing", async () => {
+await check("a policy that is none is refused with its reason, and changes nothing", async () => {
   await assert.rejects(hutch("policy", "set", sandbox.id, "*"), (error) => error.code === 125 && /"\*"/.test(error.stderr));
   assert.equal((await curl(`${url}/echo/5`)).stdoutText, "xxxxx");
   await assert.rejects(hutch("policy", "set", "sbx_loc_00000000000000000000", "none"), /there is no sandbox of this id/);
 });
 
-step("connections that are not allowed any more are cut", async () => {
+await check("connections that are not allowed any more are cut", async () => {
   // Bytes without end, until the connection is reset.
   const child = await curlBegins();
   await hutch("policy", "set", sandbox.id, "other.test");
@@ -47,7 +43,7 @@ async function curlBegins() {
   }
 }
 
-step("hutch net follows what is decided until the sandbox ends, and its chain holds", async () => {
+await check("hutch net follows what is decided until the sandbox ends, and its chain holds", async () => {
   const follower = spawn(process.env.HUTCH, ["net", sandbox.id], { stdio: ["ignore", "pipe", "inherit"] });
   let text = "";
   follower.stdout.setEncoding("utf8").on("data", (part) => text += part);
@@ -64,16 +60,4 @@ step("hutch net follows what is decided until the sandbox ends, and its chain ho
   assert.match(await hutch("net", "verify", sandbox.id), /^\d+ lines, an unbroken chain; its last hash is [0-9a-f]{64}\n$/);
 });
 
-console.log(`1..${steps.length}`);
-let failed = 0;
-for (const [index, { name, work }] of steps.entries()) {
-  try {
-    await work();
-    console.log(`ok ${index + 1} - ${name}`);
-  } catch (error) {
-    failed++;
-    console.log(`not ok ${index + 1} - ${name}`);
-    console.log(String(error.stack ?? error).replace(/^/gm, "# "));
-  }
-}
-process.exit(failed ? 1 : 0);
+finish();

@@ -1,29 +1,11 @@
 // Snapshots: a sandbox that is saved, and gone on with when it has ended and the server was started anew. Prints TAP;
 // the word `take` runs what comes before the server's end, `restore` what comes after it. The variables that `hutch
 // serve` prints must be set; HUTCH names the program.
-import { execFile } from "node:child_process";
 import process from "node:process";
-import { promisify } from "node:util";
 import { Sandbox } from "@deno/sandbox";
 import { assert } from "./checks/lib.mjs";
+import { check, finish, hutch, until } from "./checks/tap.mjs";
 
-const run = promisify(execFile);
-const hutch = async (...words) => (await run(process.env.HUTCH, words)).stdout;
-let number = 0;
-async function check(name, body) {
-  try {
-    await body();
-    console.log(`ok ${++number} - ${name}`);
-  } catch (error) {
-    console.log(`not ok ${++number} - ${name}`);
-    for (const line of String(error.stack ?? error).split("\n").slice(0, 8)) console.log(`# ${line}`);
-  }
-}
-
-/** Asks again until it holds, for two minutes. */
-async function until(condition) {
-  for (const end = Date.now() + 120_000; !await condition();) assert.ok(Date.now() < end, `still not so: ${condition}`);
-}
 
 const count = async (sandbox) => Number((await sandbox.fs.readTextFile("/home/app/count").catch(() => "0")).trim());
 const counter = `n=0; while :; do n=$((n + 1)); echo $n >/tmp/new; mv /tmp/new /home/app/count; sleep 0.05; done`;
@@ -104,5 +86,4 @@ async function restore() {
 }
 
 await { take, restore }[process.argv[2]]();
-console.log(`1..${number}`);
-process.exit(0);
+finish();
