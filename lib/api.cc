@@ -41,6 +41,10 @@ struct hutch_vm {
   hutch_agent agent;
 };
 
+struct hutch_shell {
+  hutch::lib::Shell shell;
+};
+
 namespace {
 
 constexpr uint64_t kDefaultTimeout = 60'000'000'000;
@@ -102,6 +106,10 @@ Result<Fd> duplicate(int fd) {
   Fd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 3));
   if (!copy) return hutch::fail_errno(errno, fmt::format("duplicating descriptor {}", fd));
   return copy;
+}
+
+std::string kvm_path(const char* given) {
+  return given != nullptr ? given : "/dev/kvm";
 }
 
 int read_disk(const hutch_disk* given, VmDisk* disk, hutch_error** error) {
@@ -202,6 +210,8 @@ int read_vm_options(const hutch_vm_options* given, VmOptions* out, hutch_error**
   namespace vmm = hutch::protocol::vmm;
   hutch_vm_options options;
   if (!read_options(given, &options)) return invalid(error, kBadOptions);
+  if (std::unique_ptr<hutch_shell> shell(options.shell); shell)
+    out->shell.emplace(std::move(shell->shell));
   if (options.kernel == nullptr && options.restore == nullptr)
     return invalid(error, "a machine needs a kernel");
   out->cpus = options.cpus != 0 ? options.cpus : out->cpus;
@@ -222,7 +232,7 @@ int read_vm_options(const hutch_vm_options* given, VmOptions* out, hutch_error**
   out->console_input = options.console_input_fd > 0 ? options.console_input_fd : -1;
   out->log = options.log_fd > 0 ? options.log_fd : -1;
   out->vmm_path = text(options.vmm_path);
-  out->kvm_path = options.kvm_path != nullptr ? options.kvm_path : "/dev/kvm";
+  out->kvm_path = kvm_path(options.kvm_path);
   out->end_with_thread = options.end_with_thread != 0;
 
   if (out->cpus > vmm::kMaxCpus)
@@ -360,6 +370,28 @@ int hutch_vm_start(const hutch_vm_options* given, hutch_vm** vm, hutch_error** e
   handle->agent.connection = handle->vm->agent();
   *vm = handle.release();
   return HUTCH_OK;
+}
+
+int hutch_shell_start(const hutch_shell_options* given, hutch_shell** shell, hutch_error** error) {
+  hutch_shell_options options;
+  if (shell == nullptr) return invalid(error, "there is nowhere to store the shell");
+  if (!read_options(given, &options)) return invalid(error, kBadOptions);
+  Result<hutch::lib::Shell> prepared =
+      hutch::lib::Shell::prepare({.vmm_path = text(options.vmm_path),
+                                  .kvm_path = kvm_path(options.kvm_path),
+                                  .log = options.log_fd > 0 ? options.log_fd : -1,
+                                  .end_with_thread = options.end_with_thread != 0});
+  if (!prepared) return give(error, prepared.error());
+  *shell = std::make_unique<hutch_shell>(hutch_shell{std::move(*prepared)}).release();
+  return HUTCH_OK;
+}
+
+void hutch_shell_free(hutch_shell* shell) {
+  delete shell;
+}
+
+int hutch_vm_was_prepared(const hutch_vm* vm) {
+  return vm->vm->was_prepared();
 }
 
 int hutch_vm_event_fd(const hutch_vm* vm) {

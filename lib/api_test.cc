@@ -27,6 +27,12 @@ struct Error {
   std::string message() const { return hutch_error_message(value); }
 };
 
+int open_descriptors() {
+  int open = 0;
+  for (int fd = 0; fd < 200; fd++) open += ::fcntl(fd, F_GETFD) >= 0;
+  return open;
+}
+
 std::pair<Fd, Fd> sockets() {
   return hutch::socket_pair(SOCK_STREAM).value();
 }
@@ -182,12 +188,7 @@ TEST_CASE("options out of their range are refused with the range") {
 }
 
 TEST_CASE("a failed start leaves no descriptor behind") {
-  auto count = [] {
-    int open = 0;
-    for (int fd = 0; fd < 200; fd++) open += ::fcntl(fd, F_GETFD) >= 0;
-    return open;
-  };
-  int before = count();
+  int before = open_descriptors();
   hutch_vm_options options{};
   options.size = sizeof options;
   options.kernel = "/no/such/kernel";
@@ -197,7 +198,49 @@ TEST_CASE("a failed start leaves no descriptor behind") {
   Error error;
   CHECK(hutch_vm_start(&options, &vm, &error.value) == HUTCH_NOT_FOUND);
   CHECK(error.message() == "the guest kernel: opening /no/such/kernel: No such file or directory");
-  CHECK(count() == before);
+  CHECK(open_descriptors() == before);
+}
+
+TEST_CASE("a shell is given to a machine, or ends with its handle; one that is dead is replaced") {
+  hutch_shell_options wanted{};
+  wanted.size = sizeof wanted;
+  wanted.vmm_path = "/no/such/hutch-vmm";
+  wanted.kvm_path = "/dev/null";
+  hutch_shell* shell = nullptr;
+  Error error;
+  CHECK(hutch_shell_start(&wanted, &shell, &error.value) == HUTCH_NOT_FOUND);
+  CHECK(shell == nullptr);
+  CHECK(hutch_shell_start(nullptr, &shell, nullptr) == HUTCH_INVALID);
+  CHECK(hutch_shell_start(&wanted, nullptr, nullptr) == HUTCH_INVALID);
+  hutch_shell_free(nullptr);
+
+  int before = open_descriptors();
+  wanted.vmm_path = "/bin/cat";  // starts, and waits for nobody
+  REQUIRE(hutch_shell_start(&wanted, &shell, nullptr) == HUTCH_OK);
+  hutch_shell_free(shell);
+  CHECK(open_descriptors() == before);
+
+  hutch_vm_options options{};
+  options.size = sizeof options;
+  options.vmm_path = "/no/such/hutch-vmm";
+  options.no_agent = 1;
+  // Taken also by a start that fails.
+  REQUIRE(hutch_shell_start(&wanted, &options.shell, nullptr) == HUTCH_OK);
+  hutch_vm* vm = nullptr;
+  CHECK(hutch_vm_start(&options, &vm, nullptr) == HUTCH_INVALID);
+  CHECK(open_descriptors() == before);
+
+  options.kernel = "/dev/null";
+  for (bool is_dead : {false, true}) {
+    wanted.vmm_path = is_dead ? "/bin/false" : std::getenv("HUTCH_FAKE_VMM");
+    options.vmm_path = "/bin/true";
+    REQUIRE(hutch_shell_start(&wanted, &options.shell, nullptr) == HUTCH_OK);
+    ::usleep(200'000);
+    REQUIRE(hutch_vm_start(&options, &vm, nullptr) == HUTCH_OK);
+    CHECK(hutch_vm_was_prepared(vm) == (is_dead ? 0 : 1));
+    hutch_vm_free(vm);
+  }
+  CHECK(open_descriptors() == before);
 }
 
 TEST_CASE("a program that is no VMM ends the machine with its status") {

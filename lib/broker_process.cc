@@ -1,12 +1,6 @@
 #include "lib/broker_process.h"
 
-#include <signal.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <cerrno>
 
 #include "base/sys.h"
 
@@ -38,11 +32,7 @@ Result<std::unique_ptr<BrokerProcess>> BrokerProcess::start(NetworkOptions optio
 
 BrokerProcess::~BrokerProcess() {
   control_.reset();
-  ::syscall(SYS_pidfd_send_signal, child_.process.get(), SIGKILL, nullptr, 0);
-  siginfo_t ignored;
-  while (::waitid(P_PIDFD, static_cast<id_t>(child_.process.get()), &ignored, WEXITED) < 0 &&
-         errno == EINTR) {
-  }
+  kill_child(child_);
 }
 
 Result<void> BrokerProcess::set_policy(const wire::Policy& policy) {

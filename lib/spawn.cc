@@ -106,4 +106,12 @@ Result<Child> start_child(const ChildOptions& options) {
   return child;
 }
 
+void kill_child(const Child& child) {
+  ::syscall(SYS_pidfd_send_signal, child.process.get(), SIGKILL, nullptr, 0);
+  siginfo_t ignored;
+  while (::waitid(P_PIDFD, static_cast<id_t>(child.process.get()), &ignored, WEXITED) < 0 &&
+         errno == EINTR) {
+  }
+}
+
 }  // namespace hutch::lib

@@ -26,4 +26,7 @@ struct Child {
 // an empty environment: what the launcher's holds is none of the VMM's business.
 Result<Child> start_child(const ChildOptions& options);
 
+// Kills it, and waits for its end.
+void kill_child(const Child& child);
+
 }  // namespace hutch::lib

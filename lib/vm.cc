@@ -28,33 +28,6 @@ constexpr uint64_t kMillisecond = 1'000'000;
 constexpr uint64_t kExitTime = 3000 * kMillisecond;
 constexpr uint64_t kLostTime = 2000 * kMillisecond;
 
-Result<std::string> vmm_beside_executable() {
-  std::array<char, 4096> path;
-  ssize_t size = ::readlink("/proc/self/exe", path.data(), path.size());
-  if (size < 0 || static_cast<size_t>(size) == path.size())
-    return fail_errno(size < 0 ? errno : ENAMETOOLONG, "reading /proc/self/exe");
-  std::string text(path.data(), static_cast<size_t>(size));
-  return text.substr(0, text.rfind('/') + 1) + "hutch-vmm";
-}
-
-Result<Fd> open_kvm(const std::string& path) {
-  Result<Fd> kvm = open_file(path, O_RDWR);
-  if (kvm) return kvm;
-  switch (kvm.error().number) {
-    case ENOENT:
-    case ENODEV:
-    case ENXIO:
-      return fail_errno(kvm.error().number, fmt::format("opening {}", path),
-                        "enable virtualisation in the firmware and load kvm-intel or kvm-amd");
-    case EACCES:
-    case EPERM:
-      return fail_errno(kvm.error().number, fmt::format("opening {}", path),
-                        "add yourself to the group kvm: sudo usermod -aG kvm $USER, log in anew");
-    default:
-      return kvm;
-  }
-}
-
 Result<Fd> duplicate_if_given(int fd) {
   if (fd < 0) return Fd();
   Fd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 3));
@@ -77,26 +50,22 @@ Vm::Vm(Poller poller, VmOptions options)
 Vm::~Vm() {
   agent_.reset();
   control_.reset();
-  if (!child_.process || finished_) return;
-  ::syscall(SYS_pidfd_send_signal, child_.process.get(), SIGKILL, nullptr, 0);
-  siginfo_t ignored;
-  while (::waitid(P_PIDFD, static_cast<id_t>(child_.process.get()), &ignored, WEXITED) < 0 &&
-         errno == EINTR) {
-  }
+  if (child_.process && !finished_) kill_child(child_);
 }
 
 Result<void> Vm::launch() {
   uint64_t now = monotonic_ns();
-  if (options_.vmm_path.empty()) options_.vmm_path = TRY(vmm_beside_executable());
-  auto [ours, theirs] = TRY(socket_pair(SOCK_SEQPACKET));
-  TRY(set_nonblocking(ours.get()));
   // The process first: it gets itself ready while what it needs is opened here.
-  child_ = TRY(start_child({.path = options_.vmm_path,
-                            .control = theirs.get(),
-                            .log = options_.log,
-                            .end_with_thread = options_.end_with_thread}));
-  theirs.reset();
-  control_ = std::move(ours);
+  if (!options_.shell || !options_.shell->is_alive())
+    options_.shell.emplace(TRY(Shell::start({.vmm_path = options_.vmm_path,
+                                             .kvm_path = options_.kvm_path,
+                                             .log = options_.log,
+                                             .end_with_thread = options_.end_with_thread})));
+  was_prepared_ = options_.shell->is_prepared();
+  options_.vmm_path = options_.shell->vmm_path();
+  child_ = options_.shell->release_process();
+  control_ = options_.shell->release_control();
+  options_.shell.reset();
   TRY(poller_.watch(control_.get(), EPOLLIN, kControlTag));
   TRY(poller_.watch(child_.process.get(), EPOLLIN, kProcessTag));
 
@@ -109,7 +78,7 @@ Result<void> Vm::launch() {
   start.command_line = options_.command_line;
   start.pit = options_.pit;
   start.entropy_device = options_.entropy_device;
-  start.kvm = TRY(open_kvm(options_.kvm_path));
+  if (!was_prepared_) start.kvm = TRY(open_kvm(options_.kvm_path));
   if (options_.restore) {
     start.restore = TRY_CONTEXT("the saved machine", open_saved());
   } else {

@@ -15,6 +15,7 @@
 #include "lib/event.h"
 #include "lib/layer_file.h"
 #include "lib/poller.h"
+#include "lib/shell.h"
 #include "lib/spawn.h"
 #include "protocol/vmm.h"
 
@@ -55,6 +56,9 @@ struct VmOptions {
   std::string vmm_path;  // empty: hutch-vmm beside the running executable
   std::string kvm_path;
   bool end_with_thread = false;
+  // Used instead of a new process while its own is alive; what it was started with holds instead of
+  // the four above.
+  std::optional<Shell> shell;
   std::optional<NetworkOptions> network;
   std::optional<SavedFiles> restore;
 };
@@ -82,6 +86,8 @@ class Vm {
   Result<std::span<const int>> disk_layers(size_t index) const;
   Result<void> stop();
   pid_t process_id() const { return child_.process_id; }
+  // Whether a shell was there for it.
+  bool was_prepared() const { return was_prepared_; }
 
  private:
   Vm(Poller poller, VmOptions options);
@@ -123,6 +129,7 @@ class Vm {
   Fd control_;
   std::shared_ptr<AgentConnection> agent_;
   std::vector<Layers> layers_;  // by disk
+  bool was_prepared_ = false;
   bool is_saving_ = false;
   EventQueue events_;
   std::optional<protocol::vmm::Ended> ended_;

@@ -15,6 +15,7 @@ enum StartFlag : uint32_t {
   kHasIpv6 = 64,
   kIsRestore = 128,
   kHasEntropyDevice = 256,
+  kIsPrepared = 512,
 };
 
 enum DiskFlag : uint8_t { kIsReadOnly = 1, kHasDelta = 2 };
@@ -93,15 +94,28 @@ const char* name(EndReason reason) {
   return "unknown";
 }
 
+Packet encode(const Prepare& message) {
+  return {begin(MessageType::kPrepare).take(), {message.kvm.get()}};
+}
+
+Result<Prepare> decode_prepare(std::span<const std::byte> bytes, std::vector<Fd> fds) {
+  Decoder in = TRY(open(bytes, MessageType::kPrepare));
+  TRY(in.finish("Prepare"));
+  if (fds.size() != 1) return fail("Prepare needs exactly one descriptor");
+  return Prepare{std::move(fds[0])};
+}
+
 Packet encode(const Start& message) {
   uint32_t flags = 0;
-  std::vector<int> fds{message.kvm.get()};
+  std::vector<int> fds;
+  if (message.kvm) fds.push_back(message.kvm.get());
   if (!message.restore) fds.push_back(message.kernel.get());
   auto optional = [&](const Fd& fd, StartFlag flag) {
     if (!fd) return;
     flags |= flag;
     fds.push_back(fd.get());
   };
+  if (!message.kvm) flags |= kIsPrepared;
   if (message.pit) flags |= kHasPit;
   if (message.entropy_device) flags |= kHasEntropyDevice;
   if (message.network) flags |= kHasNetwork;
@@ -194,7 +208,7 @@ Result<Start> decode_start(std::span<const std::byte> bytes, std::vector<Fd> fds
   message.description = static_cast<Description>(description);
   message.pit = (flags & kHasPit) != 0;
   message.entropy_device = (flags & kHasEntropyDevice) != 0;
-  message.kvm = TRY(take_fd());
+  if ((flags & kIsPrepared) == 0) message.kvm = TRY(take_fd());
   if (!message.restore) message.kernel = TRY(take_fd());
   if (flags & kHasInitramfs) message.initramfs = TRY(take_fd());
   if (flags & kHasAgent) message.agent = TRY(take_fd());
@@ -363,7 +377,7 @@ Result<MessageType> type_of(std::span<const std::byte> bytes) {
   if (bytes.empty()) return fail("an empty message");
   auto type = static_cast<uint8_t>(bytes[0]);
   bool known = (type >= static_cast<uint8_t>(MessageType::kStart) &&
-                type <= static_cast<uint8_t>(MessageType::kSave)) ||
+                type <= static_cast<uint8_t>(MessageType::kPrepare)) ||
                (type >= static_cast<uint8_t>(MessageType::kMark) &&
                 type <= static_cast<uint8_t>(MessageType::kSaved));
   if (!known) return fail(fmt::format("a message of unknown type {}", type));

@@ -5,6 +5,7 @@
 // and Connect. The VMM opens nothing by name: all it works on comes in here.
 //
 //   launcher                              hutch-vmm
+//   Prepare + descriptor ->            optional: the VM is made, before anything is known of it
 //   Start + descriptors  ->
 //                        <-               Mark (first_run, init, agent), each once
 //   Policy               ->            which hosts the guest may reach from now on
@@ -54,6 +55,7 @@ enum class MessageType : uint8_t {
   kPause = 6,   // no fields
   kResume = 7,  // no fields
   kSave = 8,
+  kPrepare = 9,
   kMark = 65,
   kReport = 66,
   kEnded = 67,
@@ -103,6 +105,11 @@ struct Restore {
   SavedKey key{};
 };
 
+// Before Start, whose `kvm` is not used then.
+struct Prepare {
+  Fd kvm;  // an open /dev/kvm
+};
+
 struct Start {
   uint32_t cpus = 1;               // 1 to kMaxCpus
   uint64_t memory = 256ull << 20;  // bytes, a multiple of 1 MiB, kMinMemory to kMaxMemory
@@ -110,7 +117,7 @@ struct Start {
   std::string command_line;        // of the kernel; the VMM adds what describes the machine
   bool pit = false;                // an emulated 8254 timer also beside a device tree
   bool entropy_device = false;     // virtio-rng
-  Fd kvm;                          // an open /dev/kvm
+  Fd kvm;                          // an open /dev/kvm; not after Prepare
   Fd kernel;                       // ELF vmlinux or bzImage; not with `restore`
   Fd initramfs;                    // optional
   Fd agent;                        // optional: stream socket bridged to the agent's connection
@@ -201,6 +208,7 @@ struct Packet {
   std::vector<std::byte> bytes;
   std::vector<int> fds;  // borrowed from the message
 };
+Packet encode(const Prepare& message);
 Packet encode(const Start& message);
 Packet encode(const Connect& message);
 Packet encode(const Policy& message);
@@ -214,6 +222,7 @@ Packet encode_plain(MessageType type);  // those without fields
 // The type of a received packet; an error when it is empty or unknown.
 Result<MessageType> type_of(std::span<const std::byte> bytes);
 // Each takes the whole packet and, where descriptors belong to it, takes them over.
+Result<Prepare> decode_prepare(std::span<const std::byte> bytes, std::vector<Fd> fds);
 Result<Start> decode_start(std::span<const std::byte> bytes, std::vector<Fd> fds);
 Result<Connect> decode_connect(std::span<const std::byte> bytes, std::vector<Fd> fds);
 Result<Policy> decode_policy(std::span<const std::byte> bytes);

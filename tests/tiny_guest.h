@@ -70,13 +70,13 @@ struct TinyRun {
 };
 
 // Starts a VMM in a child process with `start`, whose kernel is `code`. `after_start` runs here
-// once the message has been sent and may use the control socket. Nothing when the VMM died without
-// Ended.
+// once the message has been sent and may use the control socket. With `is_prepared` the VM is made
+// before the message comes. Nothing when the VMM died without Ended.
 inline std::optional<TinyRun> run_tiny_guest(
     std::span<const std::byte> code, protocol::vmm::Start start = {},
-    const std::function<void(int control)>& after_start = {}) {
+    const std::function<void(int control)>& after_start = {}, bool is_prepared = false) {
   namespace vmm = protocol::vmm;
-  start.kvm = Fd(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
+  Fd kvm(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
   start.kernel = tiny_kernel(code);
   if (start.memory == 0) start.memory = vmm::kMinMemory;
   auto [here, there] = socket_pair(SOCK_SEQPACKET).value();
@@ -86,6 +86,15 @@ inline std::optional<TinyRun> run_tiny_guest(
     ::_exit(hutch::vmm::serve_control(std::move(there), open_page_map().value()));
   }
   there.reset();
+  if (is_prepared) {
+    vmm::Prepare prepare{std::move(kvm)};
+    vmm::Packet packet = vmm::encode(prepare);
+    if (!send_message(here.get(), packet.bytes, packet.fds)) return {};
+    // It waits for the kernel meanwhile.
+    ::usleep(50'000);
+  } else {
+    start.kvm = std::move(kvm);
+  }
   vmm::Packet packet = vmm::encode(start);
   std::optional<TinyRun> run;
   TinyRun current;

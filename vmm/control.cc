@@ -17,10 +17,19 @@ class Session final : public MachineListener {
       : socket_(std::move(socket)), page_map_(std::move(page_map)), loop_(std::move(loop)) {}
 
   Result<void> run() {
-    ReceivedMessage first = TRY(receive_message(socket_.get(), kMaxMessage));
-    if (first.bytes.empty()) return fail("the launcher closed the control socket before Start");
-    Start start = TRY(decode_start(first.bytes, std::move(first.fds)));
-    machine_ = TRY(Machine::create(std::move(start), page_map_.get(), *loop_, *this));
+    ReceivedMessage message = TRY(receive_message(socket_.get(), kMaxMessage));
+    std::optional<Shell> shell;
+    if (!message.bytes.empty() && TRY(type_of(message.bytes)) == MessageType::kPrepare) {
+      Prepare prepare = TRY(decode_prepare(message.bytes, std::move(message.fds)));
+      shell = TRY(Shell::create(std::move(prepare.kvm)));
+      message = TRY(receive_message(socket_.get(), kMaxMessage));
+    }
+    if (message.bytes.empty()) return fail("the launcher closed the control socket before Start");
+    Start start = TRY(decode_start(message.bytes, std::move(message.fds)));
+    if (!shell && !start.kvm)
+      return fail("Start without a /dev/kvm, and without Prepare before it");
+    machine_ =
+        TRY(Machine::create(std::move(start), std::move(shell), page_map_.get(), *loop_, *this));
     watch_ = TRY(loop_->watch(socket_.get(), EPOLLIN, [this](uint32_t) { on_message(); }));
     TRY(machine_->release());
     return loop_->run();

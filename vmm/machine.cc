@@ -46,12 +46,21 @@ static_assert(boot::kMmioSlotSize == virtio::MmioTransport::kSize &&
 
 }  // namespace
 
-Result<std::unique_ptr<Machine>> Machine::create(protocol::vmm::Start start, int page_map,
+Result<Shell> Shell::create(Fd device) {
+  kvm::Kvm kvm = TRY(kvm::Kvm::create(std::move(device)));
+  kvm::Vm vm = TRY(kvm::Vm::create(kvm));
+  return Shell{std::move(kvm), std::move(vm)};
+}
+
+Result<std::unique_ptr<Machine>> Machine::create(protocol::vmm::Start start,
+                                                 std::optional<Shell> shell, int page_map,
                                                  Loop& loop, MachineListener& listener) {
   StartSteps steps;
+  if (!shell) shell = TRY(Shell::create(std::move(start.kvm)));
+  steps.done("create_vm");
   std::vector<GuestRange> ranges = boot::memory_ranges(start.memory);
-  kvm::Kvm kvm = TRY(kvm::Kvm::create(std::move(start.kvm)));
-  std::vector<kvm_cpuid_entry2> cpuid = TRY(machine_cpuid(kvm, start.cpus));
+  std::vector<kvm_cpuid_entry2> cpuid = TRY(machine_cpuid(shell->kvm, start.cpus));
+  steps.done("cpuid");
   std::optional<snapshot::SavedMachine> saved;
   if (start.restore) {
     saved = TRY_CONTEXT("the saved machine",
@@ -61,11 +70,9 @@ Result<std::unique_ptr<Machine>> Machine::create(protocol::vmm::Start start, int
   GuestMemory memory = TRY(saved ? GuestMemory::create(ranges, std::move(start.restore->memory))
                                  : GuestMemory::create(ranges));
   steps.done("memory");
-  kvm::Vm vm = TRY(kvm::Vm::create(kvm));
-  steps.done("create_vm");
 
   std::unique_ptr<Machine> self(
-      new Machine(std::move(memory), std::move(kvm), std::move(vm), page_map, loop, listener));
+      new Machine(std::move(memory), *std::move(shell), page_map, loop, listener));
   self->steps_ = std::move(steps);
   // Memory first: a slot that follows the interrupt controllers waits for a grace period.
   uint32_t slot = 0;
@@ -102,14 +109,14 @@ Result<std::unique_ptr<Machine>> Machine::create(protocol::vmm::Start start, int
   return self;
 }
 
-Machine::Machine(GuestMemory memory, kvm::Kvm kvm, kvm::Vm vm, int page_map, Loop& loop,
+Machine::Machine(GuestMemory memory, Shell shell, int page_map, Loop& loop,
                  MachineListener& listener)
     : loop_(loop),
       listener_(listener),
       page_map_(page_map),
       memory_(std::move(memory)),
-      kvm_(std::move(kvm)),
-      vm_(std::move(vm)),
+      kvm_(std::move(shell.kvm)),
+      vm_(std::move(shell.vm)),
       environment_{
           .memory = memory_,
           .ports = ports_,
@@ -394,6 +401,8 @@ protocol::vmm::Report Machine::report() const {
   }
   if (Result<uint64_t> resident = memory_.resident_bytes())
     add_counter(report.counters, "pages_touched", *resident / boot::kPageSize);
+  if (memory_.image() >= 0)
+    add_counter(report.counters, "image_mappings", memory_.image_mappings());
   if (network_) network_->add_to(report.counters);
   steps_.add_to(report.counters);
   return report;

@@ -42,14 +42,25 @@ class MachineListener {
   virtual void on_stopped(const Ending& ending) = 0;
 };
 
+// A VM that no machine is built in yet, and that knows nothing of one.
+struct Shell {
+  kvm::Kvm kvm;
+  kvm::Vm vm;
+
+  // `device`: an open /dev/kvm. Waits for the kernel, which nobody has to when it is done ahead.
+  static Result<Shell> create(Fd device);
+};
+
 class Machine final : PowerEvents {
  public:
   // Takes the descriptors in `start`. `loop` and `listener` outlive the machine. Errors: a bad
-  // kernel image or disk, too little host memory, a KVM that lacks something.
+  // kernel image or disk, too little host memory, a KVM that lacks something. `shell`: without one
+  // it is made here, with `start.kvm`.
   // `page_map`: see open_page_map(); it outlives the machine. With `start.restore` the machine goes
   // on where the saved one stood; errors then also: a saved machine that is damaged, or of other
   // processors, memory or devices.
-  static Result<std::unique_ptr<Machine>> create(protocol::vmm::Start start, int page_map,
+  static Result<std::unique_ptr<Machine>> create(protocol::vmm::Start start,
+                                                 std::optional<Shell> shell, int page_map,
                                                  Loop& loop, MachineListener& listener);
   ~Machine() override;
 
@@ -92,8 +103,7 @@ class Machine final : PowerEvents {
     std::unique_ptr<virtio::MmioTransport> transport;
   };
 
-  Machine(GuestMemory memory, kvm::Kvm kvm, kvm::Vm vm, int page_map, Loop& loop,
-          MachineListener& listener);
+  Machine(GuestMemory memory, Shell shell, int page_map, Loop& loop, MachineListener& listener);
   Result<void> create_vcpus(std::span<const kvm_cpuid_entry2> cpuid, uint32_t count);
   Result<void> load(protocol::vmm::Start& start);
   Result<void> add_platform_devices(protocol::vmm::Start& start);

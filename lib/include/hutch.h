@@ -3,8 +3,8 @@
  *
  * Conventions
  *
- * Handles. hutch_vm, hutch_agent, hutch_event and hutch_error are opaque or library-allocated. Each
- * has one function that frees it; freeing NULL is allowed and does nothing.
+ * Handles. hutch_vm, hutch_agent, hutch_shell, hutch_event and hutch_error are opaque or
+ * library-allocated. Each has one function that frees it; freeing NULL is allowed and does nothing.
  *
  * Errors. A function that can fail returns HUTCH_OK (0) or a positive hutch_code, and, where it
  * takes a `hutch_error** error` that is not NULL, stores an error there that the caller frees. On
@@ -26,8 +26,9 @@
  *
  * Side effects. The library prints nothing, never exits, installs no signal handler, changes no
  * signal mask for longer than a call, reads no environment variable and keeps no global state. It
- * starts one child process per machine and collects its exit status; a program that collects the
- * status of children it does not know may do so too, then the reason of a crash is lost.
+ * starts one child process per machine (and one more for its network) or shell, and collects its
+ * exit status; a program that collects the status of children it does not know may do so too, then
+ * the reason of a crash is lost.
  *
  * Versions. An option structure begins with its own size, set by the caller to sizeof. A structure
  * that is shorter than the library's gets the default, zero, for the rest; a longer one is accepted
@@ -255,6 +256,24 @@ typedef enum hutch_description {
   HUTCH_DESCRIBE_MP_TABLE = 2
 } hutch_description;
 
+/* A process with an empty VM in it, made ahead: a machine that takes it does not wait for them. It
+ * knows nothing of the machine, and no guest has been in it. */
+typedef struct hutch_shell hutch_shell;
+
+typedef struct hutch_shell_options {
+  size_t size;
+  int log_fd; /* this and the others: as in hutch_vm_options */
+  const char* vmm_path;
+  const char* kvm_path;
+  int end_with_thread;
+} hutch_shell_options;
+
+/* Returns while the process makes itself ready. */
+HUTCH_EXPORT int hutch_shell_start(const hutch_shell_options* options, hutch_shell** shell,
+                                   hutch_error** error);
+/* Of one that no machine took: kills its process. */
+HUTCH_EXPORT void hutch_shell_free(hutch_shell* shell);
+
 typedef struct hutch_vm_options {
   size_t size;
   uint32_t cpus;                  /* 1 to 16; 0: 1 */
@@ -290,11 +309,17 @@ typedef struct hutch_vm_options {
   /* A virtio-rng device. Kernels get a seed from the host at the start without it, and an agent
    * more before its first task. */
   int entropy_device;
+  /* Taken by hutch_vm_start, whatever it returns; log_fd, vmm_path, kvm_path and end_with_thread
+   * are those that it was started with. When its process has ended meanwhile, another one is
+   * started with those that are given here. NULL: a process is started. */
+  hutch_shell* shell;
 } hutch_vm_options;
 
 /* Starts a machine: returns as soon as its VMM has been given all that it needs. */
 HUTCH_EXPORT int hutch_vm_start(const hutch_vm_options* options, hutch_vm** vm,
                                 hutch_error** error);
+/* Whether it has been made in `shell`: 0 or 1. */
+HUTCH_EXPORT int hutch_vm_was_prepared(const hutch_vm* vm);
 /* A descriptor that polls readable while hutch_vm_next_event has something to do. The VM's own. */
 HUTCH_EXPORT int hutch_vm_event_fd(const hutch_vm* vm);
 /* Does what is due and stores the next event of the machine or its agent, or NULL when there is
