@@ -20,19 +20,24 @@ using nlohmann::json;
 
 constexpr const char* kBoot = "cold boot";
 constexpr const char* kReply = "reply_fork";  // from before the VMM's process to the answer
+constexpr const char* kReplyNew = "reply_fork_new_process";  // the same without a pool
 constexpr const char* kPrivate = "private_kib_per_fork";
 constexpr const char* kExits = "user_exits_per_fork";
 constexpr const char* kAgain = "echo_again";
 constexpr uint64_t kMillisecond = 1'000'000;
 
+// `is_prepared`: in a process that was made ahead, as those of the server's pool.
 Values make_one(const artefacts::Parts& parts, uint64_t memory, const SavedMachine* saved,
-                uint64_t handicap_ns) {
+                bool is_prepared, uint64_t handicap_ns) {
+  hutch_shell* shell = is_prepared ? ready_shell(parts) : nullptr;
   uint64_t start = monotonic_ns();
   if (handicap_ns > 0) {
     timespec time{.tv_sec = 0, .tv_nsec = static_cast<long>(handicap_ns)};
     ::nanosleep(&time, nullptr);
   }
-  Machine machine(parts, memory, saved);
+  Machine machine(parts, memory, saved, 2, shell);
+  if (hutch_vm_was_prepared(machine.vm()) != (is_prepared ? 1 : 0))
+    throw BenchFailure("a process that was made ahead had ended");
   machine.echo();
   Values values{{kReply, ms_since(start, monotonic_ns())}};
   values[kPrivate] = static_cast<double>(machine.private_kib());
@@ -73,24 +78,29 @@ bool measure_fork(const ForkOptions& options) {
   }
   // Where software emulates the processor, a millisecond is less than it makes of itself.
   uint64_t handicap_ms = artefacts::is_in_machine() ? 200 : 1;
-  auto side = [&](const char* name, const SavedMachine* from, uint64_t handicap_ns) {
-    return Side{
-        name,
-        [&parts, memory, from, handicap_ns] { return make_one(*parts, memory, from, handicap_ns); },
-        {}};
+  auto side = [&](const char* name, const SavedMachine* from, bool is_prepared,
+                  uint64_t handicap_ns = 0) {
+    return Side{name,
+                [&parts, memory, from, is_prepared, handicap_ns] {
+                  return make_one(*parts, memory, from, is_prepared, handicap_ns);
+                },
+                {}};
   };
-  std::vector<Side> sides{side("fork", &saved, 0), side(kBoot, nullptr, 0),
-                          side("fork again", &saved, 0),
-                          side("fork with a handicap", &saved, handicap_ms * kMillisecond)};
+  std::vector<Side> sides{side("fork", &saved, true), side(kBoot, nullptr, false),
+                          side("fork again", &saved, true),
+                          side("fork with a handicap", &saved, true, handicap_ms * kMillisecond),
+                          side("fork in a new process", &saved, false)};
   take_turns(sides, options.count);
   json list = json::array();
   for (auto [row, unit] : {std::pair{kReply, "ms"}, {kPrivate, "KiB"}, {kExits, "exits"}})
     list.push_back(result_entry(row, unit, sides[0].of(row), sides[1].of(row), kBoot));
+  list.push_back(result_entry(kReplyNew, "ms", sides[4].of(kReply), sides[1].of(kReply), kBoot));
   print_place();
   fmt::print(
       "{} MiB, 2 CPUs, image {}, {} turns each; the template: {:.1f} MiB, made in {:.1f} ms\n\n",
       options.memory_mib, options.image, options.count,
       static_cast<double>(saved.memory_bytes) / 1048576, paused_ms);
+  fmt::print("path: pool, then fork\n");
   print_marks(sides[0], kReply);
   fmt::print("the same command once more: {:.3f} ms\n\n", median(sides[0].of(kAgain)));
   print_entries(list);

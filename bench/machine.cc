@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/random.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -17,6 +18,7 @@ namespace hutch::bench {
 namespace {
 
 constexpr int kAnswerMs = 120'000;
+constexpr long kShellReadyNs = 100'000'000;
 constexpr size_t kLayer = 1;  // among the disks
 
 Fd new_file(const std::string& folder) {
@@ -38,8 +40,22 @@ void check(int code, hutch_error* error) {
   throw BenchFailure(text);
 }
 
+hutch_shell* ready_shell(const artefacts::Parts& parts) {
+  hutch_shell_options options{};
+  options.size = sizeof options;
+  options.log_fd = 2;
+  options.vmm_path = parts.vmm.c_str();
+  options.end_with_thread = 1;
+  hutch_shell* shell = nullptr;
+  hutch_error* error = nullptr;
+  check(hutch_shell_start(&options, &shell, &error), error);
+  timespec time{.tv_sec = 0, .tv_nsec = kShellReadyNs};
+  ::nanosleep(&time, nullptr);
+  return shell;
+}
+
 Machine::Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMachine* saved,
-                 uint32_t cpus) {
+                 uint32_t cpus, hutch_shell* shell) {
   hutch_disk root{}, layer{};
   root.size = layer.size = sizeof root;
   root.path = parts.image.c_str();
@@ -79,6 +95,7 @@ Machine::Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMach
   options.log_fd = 2;
   options.vmm_path = parts.vmm.c_str();
   options.end_with_thread = 1;
+  options.shell = shell;
   hutch_error* error = nullptr;
   check(hutch_vm_start(&options, &vm_, &error), error);
 }

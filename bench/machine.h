@@ -24,9 +24,9 @@ struct SavedMachine {
 
 class Machine {
  public:
-  // Starts it; throws BenchFailure, as all here.
+  // Starts it, in `shell` where there is one; throws BenchFailure, as all here.
   Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMachine* saved = nullptr,
-          uint32_t cpus = 2);
+          uint32_t cpus = 2, hutch_shell* shell = nullptr);
   ~Machine();
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
@@ -54,6 +54,9 @@ class Machine {
   uint64_t paused_ns_ = 0;
   std::optional<uint64_t> marks_[8];
 };
+
+// A process with an empty VM, made long enough ago to be ready.
+hutch_shell* ready_shell(const artefacts::Parts& parts);
 
 // Throws what a call of the library said.
 void check(int code, hutch_error* error);

@@ -67,12 +67,19 @@ enum class Path { kBoot, kFork, kRestore };
 constexpr const char* path_name(Path path) {
   return path == Path::kBoot ? "boot" : path == Path::kFork ? "fork" : "restore";
 }
+struct Way {
+  Path path = Path::kBoot;
+  bool is_prepared = false;  // in a process of the pool (shells.h), else in one of its own
+};
+constexpr const char* process_name(const Way& way) {
+  return way.is_prepared ? "pool" : "new";
+}
 
 // What a guest tells. It may be destroyed from inside these.
 class GuestEvents {
  public:
   // The RPC service answers: channels may be opened.
-  virtual void on_ready(Path path) = 0;
+  virtual void on_ready(Way way) = 0;
   // The machine is gone, by end() or otherwise. `reason` is one sentence for a log.
   virtual void on_ended(const std::string& reason) = 0;
 

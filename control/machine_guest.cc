@@ -107,8 +107,8 @@ class MachineChannel final : public Channel {
 class MachineGuest final : public Guest {
  public:
   MachineGuest(asio::io_context& context, const Config& config, const artefacts::Parts& parts,
-               const NetworkLogs& logs, Templates& templates, const GuestOptions& options,
-               GuestEvents& events);
+               const NetworkLogs& logs, Templates& templates, Shells& shells,
+               const GuestOptions& options, GuestEvents& events);
   ~MachineGuest() override;
 
   std::unique_ptr<Channel> open_channel(ChannelEvents& events, uint64_t stream_base) override;
@@ -148,6 +148,7 @@ class MachineGuest final : public Guest {
   const Config& config_;
   const artefacts::Parts& parts_;
   Templates& templates_;
+  Shells& shells_;
   GuestEvents& events_;
   GuestOptions options_;
   const std::string id_;
@@ -195,10 +196,12 @@ size_t MachineChannel::write(std::span<const std::byte> bytes) {
 
 MachineGuest::MachineGuest(asio::io_context& context, const Config& config,
                            const artefacts::Parts& parts, const NetworkLogs& logs,
-                           Templates& templates, const GuestOptions& options, GuestEvents& events)
+                           Templates& templates, Shells& shells, const GuestOptions& options,
+                           GuestEvents& events)
     : config_(config),
       parts_(parts),
       templates_(templates),
+      shells_(shells),
       events_(events),
       options_(options),
       id_(options.sandbox_id),
@@ -269,6 +272,7 @@ void MachineGuest::start(const Template* from) {
   machine.vmm_path = parts_.vmm.c_str();
   machine.end_with_thread = 1;
   if (network_) machine.network = network_->options();
+  machine.shell = shells_.take();
   hutch_error* error = nullptr;
   if (hutch_vm_start(&machine, &vm_, &error) != HUTCH_OK) {
     log_error("{}: its machine cannot be started: {}", id_, take_text(error));
@@ -450,11 +454,16 @@ bool MachineGuest::handle_machine(const hutch_event& event) {
 bool MachineGuest::serve() {
   auto took = std::chrono::duration_cast<std::chrono::milliseconds>(
       std::chrono::steady_clock::now() - started_);
-  Path path = !is_fork_ ? Path::kBoot : options_.is_restore ? Path::kRestore : Path::kFork;
-  log_info("{}: serves after {} ms, by a {}", id_, took.count(), path_name(path));
+  const Way way{!is_fork_             ? Path::kBoot
+                : options_.is_restore ? Path::kRestore
+                                      : Path::kFork,
+                hutch_vm_was_prepared(vm_) != 0};
+  log_info("{}: serves after {} ms, by a {} in a {} process", id_, took.count(),
+           path_name(way.path), way.is_prepared ? "prepared" : "new");
   serves_ = service_ready_ = true;
   std::shared_ptr<bool> gone = gone_;
-  events_.on_ready(path);
+  shells_.refill_soon();
+  events_.on_ready(way);
   return !*gone;
 }
 
@@ -650,9 +659,10 @@ bool MachineGuest::finish(const std::string& reason) {
 
 GuestFactory machine_factory(asio::io_context& context, const Config& config,
                              const artefacts::Parts& parts, const NetworkLogs& logs,
-                             Templates& templates) {
+                             Templates& templates, Shells& shells) {
   return [&](const GuestOptions& options, GuestEvents& events) {
-    return std::make_unique<MachineGuest>(context, config, parts, logs, templates, options, events);
+    return std::make_unique<MachineGuest>(context, config, parts, logs, templates, shells, options,
+                                          events);
   };
 }
 

@@ -8,6 +8,7 @@
 #include "control/channel.h"
 #include "control/config.h"
 #include "control/network_log.h"
+#include "control/shells.h"
 #include "control/templates.h"
 
 namespace hutch::control {
@@ -15,6 +16,6 @@ namespace hutch::control {
 // Starts machines from `parts`; all must outlive them.
 GuestFactory machine_factory(boost::asio::io_context& context, const Config& config,
                              const artefacts::Parts& parts, const NetworkLogs& logs,
-                             Templates& templates);
+                             Templates& templates, Shells& shells);
 
 }  // namespace hutch::control

@@ -44,6 +44,8 @@ constexpr const char* kDocument = R"json({
           "status": {"enum": ["running", "stopped"]},
           "path": {"enum": ["boot", "fork", "restore", null],
             "description": "How it came to be; null: it does not serve"},
+          "process": {"enum": ["pool", "new", null],
+            "description": "Whether its VMM had been kept ready; null: it does not serve"},
           "labels": {"type": "object", "additionalProperties": {"type": "string"}}}}
     },
     "responses": {"Problem": {"description": "Refused",

@@ -77,24 +77,27 @@ Labels wanted_labels(const Target& target) {
 }
 
 // How it came to be, while it serves.
-json path_of(const Call& call, const StoredSandbox& stored) {
+std::optional<Way> way_of(const Call& call, const StoredSandbox& stored) {
   if (stored.stopped_ms) return {};
   std::shared_ptr<Sandbox> sandbox = call.services.sandboxes.find_any(call.organisation, stored.id);
-  return sandbox && sandbox->path() ? json(path_name(*sandbox->path())) : json();
+  return sandbox ? sandbox->way() : std::nullopt;
 }
 
 void list_sandboxes(const Call& call, Answer answer) {
   json list = json::array();
   for (const StoredSandbox& sandbox :
-       call.services.sandboxes.list(call.organisation, wanted_labels(call.target)))
+       call.services.sandboxes.list(call.organisation, wanted_labels(call.target))) {
+    std::optional<Way> way = way_of(call, sandbox);
     list.push_back(
         {{"id", sandbox.id},
-         {"path", path_of(call, sandbox)},
+         {"path", way ? json(path_name(way->path)) : json()},
+         {"process", way ? json(process_name(*way)) : json()},
          {"createdAt", iso_time(sandbox.created_ms)},
          {"stoppedAt", sandbox.stopped_ms ? json(iso_time(*sandbox.stopped_ms)) : json()},
          {"region", sandbox.region},
          {"status", sandbox.stopped_ms ? "stopped" : "running"},
          {"labels", sandbox.labels}});
+  }
   answer(json_response(list));
 }
 

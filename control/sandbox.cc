@@ -138,9 +138,9 @@ void Sandbox::end(std::string_view reason, std::function<void()> done) {
   }
 }
 
-void Sandbox::on_ready(Path path) {
+void Sandbox::on_ready(Way way) {
   if (state_ != State::kStarting) return;
-  path_ = path;
+  way_ = way;
   state_ = State::kRunning;
   std::shared_ptr<Sandbox> self = shared_from_this();
   for (Ready& ready : std::exchange(waiting_, {})) ready(nullptr);

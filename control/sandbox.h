@@ -48,7 +48,7 @@ class Sandbox final : public GuestEvents, public std::enable_shared_from_this<Sa
   uint32_t cpus() const { return options_.cpus; }
   State state() const { return state_; }
   // How it came to be; nothing: it does not serve yet.
-  std::optional<Path> path() const { return path_; }
+  std::optional<Way> way() const { return way_; }
 
   // Starts the guest; throws a Problem, and then nothing has changed. `settled` is called when the
   // guest serves or is gone. Once, and not when it has been ended.
@@ -85,7 +85,7 @@ class Sandbox final : public GuestEvents, public std::enable_shared_from_this<Sa
   // `reason` is for clients: at most 120 bytes.
   void end(std::string_view reason, std::function<void()> done = {});
 
-  void on_ready(Path path) override;
+  void on_ready(Way way) override;
   void on_ended(const std::string& reason) override;
 
  private:
@@ -100,7 +100,7 @@ class Sandbox final : public GuestEvents, public std::enable_shared_from_this<Sa
   Session* creator_ = nullptr;
   bool is_paused_ = false;
   int busy_ = 0;  // calls of save() and set_paused() that are not answered
-  std::optional<Path> path_;
+  std::optional<Way> way_;
   std::optional<int64_t> deadline_ms_;
   BootTimer timer_;
   std::vector<Ready> waiting_;

@@ -114,13 +114,14 @@ int serve(const Config& config) {
   boost::asio::io_context context(1);
   NetworkLogs logs(folder.events());
   Templates templates(context, folder.templates(parts.scratch), parts, !config.no_templates);
+  Shells shells(context, static_cast<size_t>(config.shells), parts);
   Snapshots snapshots(
       context, folder.snapshots(parts.scratch), templates.key(),
       {Templates::identity_of(parts.image) + "\n" + Templates::identity_of(parts.layer),
        config.ipv6},
       static_cast<size_t>(config.max_snapshots));
   Sandboxes sandboxes(context, config, store, snapshots,
-                      machine_factory(context, config, parts, logs, templates));
+                      machine_factory(context, config, parts, logs, templates, shells));
   // The emulated machine's network is the host's alone, and its ports are forwarded there.
   std::string address = artefacts::is_in_machine() ? "0.0.0.0" : config.listen;
   Tls tls = choose_tls(config, folder);

@@ -238,7 +238,7 @@ TEST_CASE("a snapshot is taken of a sandbox, and sandboxes begin with it, in its
     CHECK(Socket(fixture, kCreate, json{{"root", root}, {"memory_mb", 1024}}).status == 400);
     CHECK(Socket(fixture, kCreate, json{{"root", root}}, fixture.other_token).status == 404);
     for (const json& one : get("/api/v2/sandboxes").body)
-      if (one["id"] == restored.id) CHECK(one["path"] == "restore");
+      if (one["id"] == restored.id) CHECK((one["path"] == "restore" && one["process"] == "new"));
   }
   CHECK(fixture.counts.forks == 2);
   Fixture::Answer made =

@@ -57,7 +57,10 @@ class WebSocketSession final : public Session,
     sandbox_->add_session(*this, creator_);
     socket_.set_option(websocket::stream_base::decorator([this](websocket::response_type& answer) {
       answer.set("x-deno-sandbox-id", sandbox_->id());
-      if (sandbox_->path()) answer.set("x-hutch-path", path_name(*sandbox_->path()));
+      if (std::optional<Way> way = sandbox_->way()) {
+        answer.set("x-hutch-path", path_name(way->path));
+        answer.set("x-hutch-process", process_name(*way));
+      }
       answer.set("x-deno-trace-id", trace_id_);
       answer.set(beast::http::field::server, "hutch/" HUTCH_VERSION);
     }));

@@ -57,6 +57,8 @@ constexpr std::array kKeys = {
               "Snapshots that an organisation may have at a time"},
     ConfigKey{"no_templates", &Config::no_templates, kNone, kNone, "",
               "Boot each sandbox instead of forking it from a saved one of its size"},
+    ConfigKey{"shells", &Config::shells, 0, 1000, "N",
+              "Processes with an empty VM that are kept ready for sandboxes to come"},
     ConfigKey{"disk_reserve_mb", &Config::disk_reserve_mb, 0, 1 << 30, "MIB",
               "Start no sandbox with less free space where disks of sandboxes lie"},
     ConfigKey{"max_lifetime_s", &Config::max_lifetime_s, 1, 31536000, "SECONDS",

@@ -38,6 +38,7 @@ struct Config {
   int64_t max_starting = 0;
   int64_t max_snapshots = 20;
   bool no_templates = false;
+  int64_t shells = 4;
   int64_t disk_reserve_mb = 256;
   int64_t max_lifetime_s = 1800;
   int64_t max_connections = 1024;
