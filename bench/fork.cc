@@ -21,22 +21,29 @@ using nlohmann::json;
 constexpr const char* kBoot = "cold boot";
 constexpr const char* kReply = "reply_fork";  // from before the VMM's process to the answer
 constexpr const char* kReplyNew = "reply_fork_new_process";  // the same without a pool
+constexpr const char* kReplyBare = "reply_fork_no_pages";    // each when it is written to
 constexpr const char* kPrivate = "private_kib_per_fork";
 constexpr const char* kExits = "user_exits_per_fork";
 constexpr const char* kAgain = "echo_again";
 constexpr uint64_t kMillisecond = 1'000'000;
 
-// `is_prepared`: in a process that was made ahead, as those of the server's pool.
-Values make_one(const artefacts::Parts& parts, uint64_t memory, const SavedMachine* saved,
-                bool is_prepared, uint64_t handicap_ns) {
-  hutch_shell* shell = is_prepared ? ready_shell(parts) : nullptr;
+// How one comes to be.
+struct Way {
+  const SavedMachine* saved = nullptr;
+  bool has_shell = false;  // in a process that was made ahead, as those of the server's pool
+  bool has_pages = false;  // with copies of those that the first command writes to
+};
+
+Values make_one(const artefacts::Parts& parts, uint64_t memory, const Way& way,
+                uint64_t handicap_ns) {
+  Prepared prepared{way.has_shell ? ready_shell(parts) : nullptr, way.has_pages};
   uint64_t start = monotonic_ns();
   if (handicap_ns > 0) {
     timespec time{.tv_sec = 0, .tv_nsec = static_cast<long>(handicap_ns)};
     ::nanosleep(&time, nullptr);
   }
-  Machine machine(parts, memory, saved, 2, shell);
-  if (hutch_vm_was_prepared(machine.vm()) != (is_prepared ? 1 : 0))
+  Machine machine(parts, memory, way.saved, 2, prepared);
+  if (hutch_vm_was_prepared(machine.vm()) != (way.has_shell ? 1 : 0))
     throw BenchFailure("a process that was made ahead had ended");
   machine.echo();
   Values values{{kReply, ms_since(start, monotonic_ns())}};
@@ -78,23 +85,30 @@ bool measure_fork(const ForkOptions& options) {
   }
   // Where software emulates the processor, a millisecond is less than it makes of itself.
   uint64_t handicap_ms = artefacts::is_in_machine() ? 200 : 1;
-  auto side = [&](const char* name, const SavedMachine* from, bool is_prepared,
-                  uint64_t handicap_ns = 0) {
-    return Side{name,
-                [&parts, memory, from, is_prepared, handicap_ns] {
-                  return make_one(*parts, memory, from, is_prepared, handicap_ns);
-                },
-                {}};
+  {
+    Machine first(*parts, memory, &saved);
+    first.echo();
+    saved.pages = first.record_pages(parts->scratch);
+  }
+  auto side = [&](const char* name, const Way& way, uint64_t handicap_ns = 0) {
+    return Side{
+        name,
+        [&parts, memory, way, handicap_ns] { return make_one(*parts, memory, way, handicap_ns); },
+        {}};
   };
-  std::vector<Side> sides{side("fork", &saved, true), side(kBoot, nullptr, false),
-                          side("fork again", &saved, true),
-                          side("fork with a handicap", &saved, true, handicap_ms * kMillisecond),
-                          side("fork in a new process", &saved, false)};
+  const Way best{&saved, true, true};
+  std::vector<Side> sides{side("fork", best),
+                          side(kBoot, {}),
+                          side("fork again", best),
+                          side("fork with a handicap", best, handicap_ms * kMillisecond),
+                          side("fork in a new process", {&saved, false, true}),
+                          side("fork without its pages", {&saved, true, false})};
   take_turns(sides, options.count);
   json list = json::array();
   for (auto [row, unit] : {std::pair{kReply, "ms"}, {kPrivate, "KiB"}, {kExits, "exits"}})
     list.push_back(result_entry(row, unit, sides[0].of(row), sides[1].of(row), kBoot));
   list.push_back(result_entry(kReplyNew, "ms", sides[4].of(kReply), sides[1].of(kReply), kBoot));
+  list.push_back(result_entry(kReplyBare, "ms", sides[5].of(kReply), sides[1].of(kReply), kBoot));
   print_place();
   fmt::print(
       "{} MiB, 2 CPUs, image {}, {} turns each; the template: {:.1f} MiB, made in {:.1f} ms\n\n",

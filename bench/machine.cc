@@ -55,7 +55,7 @@ hutch_shell* ready_shell(const artefacts::Parts& parts) {
 }
 
 Machine::Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMachine* saved,
-                 uint32_t cpus, hutch_shell* shell) {
+                 uint32_t cpus, const Prepared& prepared) {
   hutch_disk root{}, layer{};
   root.size = layer.size = sizeof root;
   root.path = parts.image.c_str();
@@ -81,6 +81,7 @@ Machine::Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMach
     restore.memory_fd = saved->memory.get();
     restore.state_fd = saved->state.get();
     std::copy(std::begin(saved->key), std::end(saved->key), restore.key);
+    if (prepared.has_pages) restore.pages_fd = saved->pages.get();
     options.restore = &restore;
   } else {
     options.kernel = parts.kernel.c_str();
@@ -95,7 +96,7 @@ Machine::Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMach
   options.log_fd = 2;
   options.vmm_path = parts.vmm.c_str();
   options.end_with_thread = 1;
-  options.shell = shell;
+  options.shell = prepared.shell;
   hutch_error* error = nullptr;
   check(hutch_vm_start(&options, &vm_, &error), error);
 }
@@ -141,6 +142,18 @@ SavedMachine Machine::save(const std::string& folder) {
   wait(0, [](const hutch_event& event) { return event.kind == HUTCH_EVENT_RESUMED; });
   paused_ns_ = monotonic_ns() - start;
   return saved;
+}
+
+Fd Machine::record_pages(const std::string& folder) {
+  Fd file = new_file(folder);
+  hutch_error* error = nullptr;
+  check(hutch_vm_record_pages(vm_, file.get(), &error), error);
+  wait(0, [&](const hutch_event& event) {
+    if (event.kind != HUTCH_EVENT_PAGES_RECORDED) return false;
+    if (*event.message != '\0') throw BenchFailure(event.message);
+    return true;
+  });
+  return file;
 }
 
 void Machine::wait(hutch_task task, const std::function<bool(const hutch_event&)>& is_done) {

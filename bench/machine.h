@@ -18,15 +18,22 @@ namespace hutch::bench {
 struct SavedMachine {
   Fd memory, state;
   std::vector<Fd> layers;  // of the writable disk, from below
+  Fd pages;                // what the first command of one that went on with it needed; or none
   uint8_t key[16] = {};
   uint64_t memory_bytes = 0;  // that are no holes
 };
 
+// What a fork may have at hand.
+struct Prepared {
+  hutch_shell* shell = nullptr;  // a process that was made ahead
+  bool has_pages = false;        // those that `saved` says are there before the guest runs
+};
+
 class Machine {
  public:
-  // Starts it, in `shell` where there is one; throws BenchFailure, as all here.
+  // Starts it; throws BenchFailure, as all here.
   Machine(const artefacts::Parts& parts, uint64_t memory, const SavedMachine* saved = nullptr,
-          uint32_t cpus = 2, hutch_shell* shell = nullptr);
+          uint32_t cpus = 2, const Prepared& prepared = {});
   ~Machine();
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
@@ -39,6 +46,8 @@ class Machine {
   std::string output(const char* const* arguments);
   // Stands still, is saved to files in `folder`, and goes on; all in nanoseconds.
   SavedMachine save(const std::string& folder);
+  // Which pages it has needed so far, in a file in `folder`.
+  Fd record_pages(const std::string& folder);
   uint64_t paused_ns() const { return paused_ns_; }
   // Passes the events of `task` on (0: those of the machine) until `is_done` says so.
   void wait(hutch_task task, const std::function<bool(const hutch_event&)>& is_done);

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <hutch.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,6 +32,7 @@ constexpr int kStandardOutput = 1;
 constexpr size_t kLayerDisk = 1;
 // How many events are taken before others get their turn.
 constexpr int kTurn = 64;
+constexpr int kFirstCommand = 3;  // see record_pages()
 
 // Frees an error of libhutch; its text.
 std::string take_text(hutch_error* error) {
@@ -141,6 +143,7 @@ class MachineGuest final : public Guest {
   void finish_save(std::shared_ptr<const Template> saved);
   void thaw();
   void answer_pause(bool good);
+  void record_pages();
   void stop();
   bool handle_channel(MachineChannel& channel, const EventHandle& event);
   bool finish(const std::string& reason);
@@ -161,6 +164,8 @@ class MachineGuest final : public Guest {
   bool is_fork_ = false;
   bool serves_ = false;                // on_ready() was called
   bool is_ending_ = false;             // it was asked to
+  int spoken_ = 0;                     // how often its service has, on all channels
+  Fd pages_;                           // open while they are recorded
   std::unique_ptr<Draft> draft_;       // while it is being saved
   bool is_good_ = false;               // what is being saved
   std::deque<Saved> saves_;            // asked for; the first one is under way
@@ -252,6 +257,7 @@ void MachineGuest::start(const Template* from) {
     saved.memory_fd = from->memory.get();
     saved.state_fd = from->state.get();
     std::copy(from->key.begin(), from->key.end(), saved.key);
+    if (from->pages) saved.pages_fd = from->pages.get();
     saved.adopt_service = 1;
     saved.service_environment = environment.data();
     machine.restore = &saved;
@@ -306,6 +312,7 @@ MachineGuest::~MachineGuest() {
   for (const auto& [task, channel] : channels_) channel->guest_ = nullptr;
   if (draft_ && saves_.empty()) templates_.give_up(shape_, std::move(draft_));
   answer_pause(false);
+  if (pages_) templates_.keep_pages(shape_, Fd());
   for (Saved& done : saves_)
     asio::post(ready_.get_executor(), [done = std::move(done)] { done(nullptr); });
   hutch_vm_free(vm_);
@@ -438,6 +445,11 @@ bool MachineGuest::handle_machine(const hutch_event& event) {
       return on_saved(*event.message == '\0');
     case HUTCH_EVENT_RESUMED:
       return on_resumed();
+    case HUTCH_EVENT_PAGES_RECORDED:
+      if (*event.message != '\0') log_debug("{}: no list of pages: {}", id_, event.message);
+      templates_.keep_pages(shape_, *event.message == '\0' ? std::move(pages_) : Fd());
+      pages_.reset();
+      return true;
     case HUTCH_EVENT_FROZEN:
       return on_frozen(event.message);
     case HUTCH_EVENT_THAWED:
@@ -626,10 +638,24 @@ bool MachineGuest::handle_service(const hutch_event& event) {
   }
 }
 
+// Once, of a fork whose first command has ended, as far as that can be told from how often its
+// service has spoken: for the start of the command, its output and its end.
+void MachineGuest::record_pages() {
+  if (++spoken_ != kFirstCommand || !is_fork_ || is_copy_ || !templates_.wants_pages(shape_))
+    return;
+  pages_ = Fd(::memfd_create("pages", MFD_CLOEXEC));
+  hutch_error* error = nullptr;
+  if (pages_ && hutch_vm_record_pages(vm_, pages_.get(), &error) == HUTCH_OK) return;
+  hutch_error_free(error);
+  pages_.reset();
+  templates_.keep_pages(shape_, Fd());
+}
+
 bool MachineGuest::handle_channel(MachineChannel& channel, const EventHandle& event) {
   std::shared_ptr<bool> gone = gone_;
   switch (event->kind) {
     case HUTCH_EVENT_OUTPUT:
+      record_pages();
       if (event->stream == kStandardOutput)
         channel.events_.on_output(
             {std::string_view(static_cast<const char*>(event->data), event->data_size), event});

@@ -245,6 +245,19 @@ void Templates::when_settled(const Shape& shape, std::function<void(bool)> done)
   waiting_.emplace(name, std::move(done));
 }
 
+bool Templates::wants_pages(const Shape& shape) {
+  const std::string name = this->name(shape);
+  auto found = usable_.find(name);
+  return found != usable_.end() && !found->second->pages && recording_.insert(name).second;
+}
+
+void Templates::keep_pages(const Shape& shape, Fd pages) {
+  const std::string name = this->name(shape);
+  recording_.erase(name);
+  auto found = usable_.find(name);
+  if (found != usable_.end() && pages) found->second->pages = std::move(pages);
+}
+
 void Templates::discard(const Shape& shape) {
   std::string name = this->name(shape);
   bad_.insert(name);

@@ -41,6 +41,7 @@ struct Template {
   Fd memory, state;        // read only
   std::vector<Fd> layers;  // read only: frozen ones of the writable disk, from below
   SealKey key{};
+  Fd pages;                      // those that a fork's first command writes to; none: not known
   std::shared_ptr<Draft> owner;  // whose end removes the files; null: they stay
 };
 
@@ -87,6 +88,11 @@ class Templates {
   void finish(const Shape& shape, std::unique_ptr<Draft> draft);
   // The draft will not be one.
   void give_up(const Shape& shape, std::unique_ptr<Draft> draft);
+  // True: a fork of this shape's template is to record the pages that it has written to by now, and
+  // to say so with keep_pages(). Once at a time, and not when they are known.
+  bool wants_pages(const Shape& shape);
+  // Of forks to come; not open: there is nothing to keep.
+  void keep_pages(const Shape& shape, Fd pages);
   // It does not work: it is removed, and not made again by this server.
   void discard(const Shape& shape);
   // Calls `done` once none of this shape is being made, checked or put on the disk, perhaps from
@@ -108,9 +114,10 @@ class Templates {
   std::string identity_;  // of all that goes into a machine
   bool on_;
   SealKey key_{};
-  std::map<std::string, std::shared_ptr<const Template>> usable_;
+  std::map<std::string, std::shared_ptr<Template>> usable_;
   std::set<std::string> busy_;          // being made, checked or put on the disk
   std::set<std::string> bad_;           // not to be made
+  std::set<std::string> recording_;     // whose pages somebody records
   std::vector<std::string> unchecked_;  // of an earlier server
   std::multimap<std::string, std::function<void(bool)>> waiting_;
   uint64_t own_ = 0;  // that were begun

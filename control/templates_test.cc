@@ -210,6 +210,26 @@ TEST_CASE(
   CHECK(world.only().empty());
 }
 
+TEST_CASE("the pages of a first command are recorded by one fork at a time, until there are some") {
+  World world;
+  world.make(kShape);
+  auto all = world.templates();
+  CHECK(!all->wants_pages(kShape));
+  CHECK(world.settle(*all, kShape));
+  CHECK(all->wants_pages(kShape));
+  CHECK(!all->wants_pages(kShape));
+  all->keep_pages(kShape, Fd());
+  CHECK(!all->find(kShape)->pages);
+  CHECK(all->wants_pages(kShape));
+  all->keep_pages(kShape, world.layer("pages"));
+  CHECK(text_of(all->find(kShape)->pages) == "pages");
+  CHECK(!all->wants_pages(kShape));
+  // Of a template that is gone.
+  all->discard(kShape);
+  all->keep_pages(kShape, world.layer("pages"));
+  CHECK(!all->wants_pages(kShape));
+}
+
 TEST_CASE("one that cannot be kept is none") {
   World world;
   auto all = world.templates();

@@ -198,6 +198,11 @@ int read_saved(const hutch_saved_machine* given, SavedFiles* out, hutch_error** 
   int code = take(saved.memory_fd, saved.memory_path, &out->memory, &out->memory_path);
   if (code == HUTCH_OK)
     code = take(saved.state_fd, saved.state_path, &out->state, &out->state_path);
+  if (code == HUTCH_OK && saved.pages_fd > 0) {
+    Result<Fd> copy = duplicate(saved.pages_fd);
+    if (!copy) return give(error, copy.error());
+    out->pages = std::move(*copy);
+  }
   std::memcpy(out->key.data(), saved.key, out->key.size());
   out->adopt_service = saved.adopt_service != 0;
   for (const char* const* word = saved.service_environment; word != nullptr && *word != nullptr;
@@ -443,6 +448,13 @@ int hutch_vm_save(hutch_vm* vm, int memory_fd, int state_fd, const uint8_t* key,
   hutch::protocol::vmm::SavedKey copy;
   std::memcpy(copy.data(), key, copy.size());
   Result<void> asked = vm->vm->save(std::move(*memory), std::move(*state), copy);
+  return asked ? HUTCH_OK : give(error, HUTCH_STATE, asked.error());
+}
+
+int hutch_vm_record_pages(hutch_vm* vm, int fd, hutch_error** error) {
+  Result<Fd> file = duplicate(fd);
+  if (!file) return give(error, file.error());
+  Result<void> asked = vm->vm->record_pages(std::move(*file));
   return asked ? HUTCH_OK : give(error, HUTCH_STATE, asked.error());
 }
 

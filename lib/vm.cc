@@ -132,6 +132,7 @@ Result<protocol::vmm::Restore> Vm::open_saved() {
       saved.memory ? std::move(saved.memory) : TRY(open_file(saved.memory_path, O_RDONLY));
   restore.state = saved.state ? std::move(saved.state) : TRY(open_file(saved.state_path, O_RDONLY));
   restore.key = saved.key;
+  restore.pages = std::move(saved.pages);
   return restore;
 }
 
@@ -189,6 +190,10 @@ Result<void> Vm::save(Fd memory, Fd state, const protocol::vmm::SavedKey& key) {
   TRY(send(protocol::vmm::encode(message)));
   is_saving_ = true;
   return {};
+}
+
+Result<void> Vm::record_pages(Fd file) {
+  return send(protocol::vmm::encode(protocol::vmm::RecordPages{std::move(file)}));
 }
 
 Result<std::span<const int>> Vm::disk_layers(size_t index) const {
@@ -288,6 +293,13 @@ Result<void> Vm::handle_message(std::span<const std::byte> bytes) {
     case MessageType::kSaved:
       if (!is_saving_) return fail("an answer to what was not asked");
       return handle_saved(TRY(protocol::vmm::decode_saved(bytes)));
+    case MessageType::kPagesRecorded: {
+      auto recorded = TRY(protocol::vmm::decode_pages_recorded(bytes));
+      events_.push_back(std::make_unique<Event>(HUTCH_EVENT_PAGES_RECORDED, 0));
+      events_.back()->transferred = recorded.bytes;
+      events_.back()->set_message(recorded.problem);
+      return {};
+    }
     case MessageType::kEnded:
       ended_ = TRY(protocol::vmm::decode_ended(bytes));
       expect_exit();

@@ -33,6 +33,7 @@ struct VmDisk {
 struct SavedFiles {
   std::string memory_path, state_path;
   Fd memory, state;  // used instead of the paths when open
+  Fd pages;          // optional
   protocol::vmm::SavedKey key{};
   bool adopt_service = false;
   std::vector<std::string> service_environment;
@@ -82,6 +83,7 @@ class Vm {
   Result<void> pause();
   Result<void> resume();
   Result<void> save(Fd memory, Fd state, const protocol::vmm::SavedKey& key);
+  Result<void> record_pages(Fd file);
   // The frozen layers of a disk, from below; borrowed until the next event is taken.
   Result<std::span<const int>> disk_layers(size_t index) const;
   Result<void> stop();

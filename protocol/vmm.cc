@@ -16,6 +16,7 @@ enum StartFlag : uint32_t {
   kIsRestore = 128,
   kHasEntropyDevice = 256,
   kIsPrepared = 512,
+  kHasPages = 1024,
 };
 
 enum DiskFlag : uint8_t { kIsReadOnly = 1, kHasDelta = 2 };
@@ -121,6 +122,7 @@ Packet encode(const Start& message) {
   if (message.network) flags |= kHasNetwork;
   if (message.network && message.network->ipv6) flags |= kHasIpv6;
   if (message.restore) flags |= kIsRestore;
+  if (message.restore && message.restore->pages) flags |= kHasPages;
   optional(message.initramfs, kHasInitramfs);
   optional(message.agent, kHasAgent);
   optional(message.console_output, kHasConsoleOutput);
@@ -149,6 +151,7 @@ Packet encode(const Start& message) {
     encode_key(out, message.restore->key);
     fds.push_back(message.restore->memory.get());
     fds.push_back(message.restore->state.get());
+    if (message.restore->pages) fds.push_back(message.restore->pages.get());
   }
   return {out.take(), std::move(fds)};
 }
@@ -224,6 +227,7 @@ Result<Start> decode_start(std::span<const std::byte> bytes, std::vector<Fd> fds
   if (message.restore) {
     message.restore->memory = TRY(take_fd());
     message.restore->state = TRY(take_fd());
+    if (flags & kHasPages) message.restore->pages = TRY(take_fd());
   }
   if (next_fd != fds.size()) return fail("Start with descriptors that nothing names");
   return message;
@@ -369,6 +373,30 @@ Result<Saved> decode_saved(std::span<const std::byte> bytes) {
   return message;
 }
 
+Packet encode(const RecordPages& message) {
+  return {begin(MessageType::kRecordPages).take(), {message.file.get()}};
+}
+
+Result<RecordPages> decode_record_pages(std::span<const std::byte> bytes, std::vector<Fd> fds) {
+  Decoder in = TRY(open(bytes, MessageType::kRecordPages));
+  TRY(in.finish("RecordPages"));
+  if (fds.size() != 1) return fail("RecordPages needs exactly one descriptor");
+  return RecordPages{std::move(fds[0])};
+}
+
+Packet encode(const PagesRecorded& message) {
+  return {begin(MessageType::kPagesRecorded).u64(message.bytes).string(message.problem).take(), {}};
+}
+
+Result<PagesRecorded> decode_pages_recorded(std::span<const std::byte> bytes) {
+  Decoder in = TRY(open(bytes, MessageType::kPagesRecorded));
+  PagesRecorded message;
+  message.bytes = in.u64();
+  message.problem = in.string();
+  TRY(in.finish("PagesRecorded"));
+  return message;
+}
+
 Packet encode_plain(MessageType type) {
   return {begin(type).take(), {}};
 }
@@ -377,9 +405,9 @@ Result<MessageType> type_of(std::span<const std::byte> bytes) {
   if (bytes.empty()) return fail("an empty message");
   auto type = static_cast<uint8_t>(bytes[0]);
   bool known = (type >= static_cast<uint8_t>(MessageType::kStart) &&
-                type <= static_cast<uint8_t>(MessageType::kPrepare)) ||
+                type <= static_cast<uint8_t>(MessageType::kRecordPages)) ||
                (type >= static_cast<uint8_t>(MessageType::kMark) &&
-                type <= static_cast<uint8_t>(MessageType::kSaved));
+                type <= static_cast<uint8_t>(MessageType::kPagesRecorded));
   if (!known) return fail(fmt::format("a message of unknown type {}", type));
   return static_cast<MessageType>(type);
 }

@@ -13,6 +13,8 @@
 //                        <-               Paused: no processor runs, no queue is served
 //   Save + descriptors   ->            only while it is paused
 //                        <-               Saved
+//   RecordPages + descr. ->            which pages a restored machine has written to by now
+//                        <-               PagesRecorded
 //   Resume               ->
 //                        <-               Resumed
 //   Query                ->
@@ -56,12 +58,14 @@ enum class MessageType : uint8_t {
   kResume = 7,  // no fields
   kSave = 8,
   kPrepare = 9,
+  kRecordPages = 10,
   kMark = 65,
   kReport = 66,
   kEnded = 67,
   kPaused = 68,   // no fields
   kResumed = 69,  // no fields
   kSaved = 70,
+  kPagesRecorded = 71,
 };
 
 // How the machine is described to the guest kernel.
@@ -103,6 +107,7 @@ struct Restore {
   Fd memory;  // an image (memory/memory_image.h) that does not change any more
   Fd state;
   SavedKey key{};
+  Fd pages;  // optional: memory/written_pages.h, brought in before the guest runs
 };
 
 // Before Start, whose `kvm` is not used then.
@@ -152,6 +157,15 @@ struct DiskLayers {
   bool is_frozen = false;  // what was its delta is one more, above those, and `fresh` its delta
   bool operator==(const DiskLayers&) const = default;
 };
+struct RecordPages {
+  Fd file;  // empty
+};
+
+struct PagesRecorded {
+  uint64_t bytes = 0;   // in those pages
+  std::string problem;  // empty: it is written
+};
+
 struct Saved {
   uint64_t memory_bytes = 0;      // that are no holes
   std::string problem;            // why it could not be saved; empty: it was
@@ -217,6 +231,8 @@ Packet encode(const Report& message);
 Packet encode(const Ended& message);
 Packet encode(const Save& message);
 Packet encode(const Saved& message);
+Packet encode(const RecordPages& message);
+Packet encode(const PagesRecorded& message);
 Packet encode_plain(MessageType type);  // those without fields
 
 // The type of a received packet; an error when it is empty or unknown.
@@ -231,5 +247,7 @@ Result<Report> decode_report(std::span<const std::byte> bytes);
 Result<Ended> decode_ended(std::span<const std::byte> bytes);
 Result<Save> decode_save(std::span<const std::byte> bytes, std::vector<Fd> fds);
 Result<Saved> decode_saved(std::span<const std::byte> bytes);
+Result<RecordPages> decode_record_pages(std::span<const std::byte> bytes, std::vector<Fd> fds);
+Result<PagesRecorded> decode_pages_recorded(std::span<const std::byte> bytes);
 
 }  // namespace hutch::protocol::vmm

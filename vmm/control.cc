@@ -101,6 +101,11 @@ class Session final : public MachineListener {
       case MessageType::kSave:
         send(encode(TRY(machine_->save(TRY(decode_save(message.bytes, std::move(message.fds)))))));
         return {};
+      case MessageType::kRecordPages: {
+        RecordPages wanted = TRY(decode_record_pages(message.bytes, std::move(message.fds)));
+        send(encode(machine_->record_pages(wanted.file.get())));
+        return {};
+      }
       default:
         return fail("a message that only the VMM sends");
     }

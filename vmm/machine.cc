@@ -10,6 +10,7 @@
 #include "boot/kernel.h"
 #include "boot/layout.h"
 #include "boot/x86_params.h"
+#include "memory/written_pages.h"
 #include "protocol/agent.h"
 #include "virtio/block/file.h"
 #include "virtio/spec.h"
@@ -27,6 +28,7 @@ using protocol::vmm::MarkKind;
 
 constexpr uint64_t kGuestCid = 3;
 constexpr size_t kConsoleTailLines = 12;
+constexpr size_t kMaxPageList = 64 << 10;
 // How long the console's reader may take for what waits at the end.
 constexpr int kLastWordsTries = 100, kLastWordsTryMs = 10;
 
@@ -34,6 +36,14 @@ constexpr int kLastWordsTries = 100, kLastWordsTryMs = 10;
 bool uses_device_tree(Description description, const boot::LoadedKernel& kernel) {
   if (description == Description::kAuto) return kernel.takes_device_tree;
   return description == Description::kDeviceTree;
+}
+
+Result<void> bring_in_pages(const GuestMemory& memory, int list) {
+  std::vector<std::byte> file(TRY(file_size(list)));
+  if (file.size() > kMaxPageList) return fail(fmt::format("it has {} bytes", file.size()));
+  TRY(read_exactly_at(list, file, 0));
+  bring_in(memory, TRY(decode_pieces(file, memory.size() / boot::kPageSize)));
+  return {};
 }
 
 // As many as add_virtio_devices() adds.
@@ -70,6 +80,10 @@ Result<std::unique_ptr<Machine>> Machine::create(protocol::vmm::Start start,
   GuestMemory memory = TRY(saved ? GuestMemory::create(ranges, std::move(start.restore->memory))
                                  : GuestMemory::create(ranges));
   steps.done("memory");
+  if (saved && start.restore->pages) {
+    TRY_CONTEXT("the list of pages", bring_in_pages(memory, start.restore->pages.get()));
+    steps.done("pages");
+  }
 
   std::unique_ptr<Machine> self(
       new Machine(std::move(memory), *std::move(shell), page_map, loop, listener));

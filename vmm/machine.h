@@ -76,6 +76,8 @@ class Machine final : PowerEvents {
   // Writes a paused machine to files, and freezes its disks' deltas; what the guest has in flight
   // on networks is no part of it.
   Result<protocol::vmm::Saved> save(protocol::vmm::Save save);
+  // Writes which pages a restored machine has written to (memory/written_pages.h).
+  protocol::vmm::PagesRecorded record_pages(int file);
   // Opens a stream to a port of the guest; the descriptor is closed when the guest refuses.
   Result<void> connect(uint32_t guest_port, Fd stream);
   // Which hosts the guest may reach from now on. An error without a network.

@@ -9,6 +9,7 @@
 #include "boot/layout.h"
 #include "kvm/saved_state.h"
 #include "memory/memory_image.h"
+#include "memory/written_pages.h"
 #include "vmm/layered_disk.h"
 #include "vmm/machine.h"
 #include "vmm/saved_machine.h"
@@ -55,6 +56,18 @@ Result<protocol::vmm::Saved> Machine::save(protocol::vmm::Save save) {
     return {};
   };
   if (Result<void> written = write(); !written) result.problem = written.error().text();
+  return result;
+}
+
+protocol::vmm::PagesRecorded Machine::record_pages(int file) {
+  protocol::vmm::PagesRecorded result;
+  auto record = [&]() -> Result<void> {
+    if (memory_.image() < 0) return fail("only a machine that was restored has such pages");
+    std::vector<PagePiece> pieces = TRY(find_written(memory_, page_map_));
+    for (const PagePiece& piece : pieces) result.bytes += piece.count * boot::kPageSize;
+    return write_all(file, encode(pieces));
+  };
+  if (Result<void> recorded = record(); !recorded) result.problem = recorded.error().text();
   return result;
 }
 

@@ -277,6 +277,51 @@ TEST_CASE("a machine goes on after it was saved, and a restored one is saved aga
   CHECK(last.console.back() == '=');
 }
 
+TEST_CASE(
+    "which pages a restored machine has written to is recorded, and brought into the next one") {
+  if (!have_kvm()) return;
+  size_t printed = 0;
+  Files files = saved_counter(printed);
+  Fd pages(::memfd_create("pages", MFD_CLOEXEC));
+  RecordPages wanted{pages.duplicate().value()};
+  {
+    Subject subject(from(files));
+    subject.wait_for_console(1);
+    subject.send(encode(wanted));
+    PagesRecorded recorded = decode_pages_recorded(subject.receive()).value();
+    CHECK(recorded.problem == "");
+    // At least the page in which it counts.
+    CHECK(recorded.bytes >= 4096);
+    CHECK(file_size(pages.get()).value() > 0);
+    CHECK(subject.finish().reason == EndReason::kPowerOff);
+  }
+  Start start = from(files);
+  start.restore->pages = pages.duplicate().value();
+  {
+    Subject subject(std::move(start));
+    Ended ended = subject.finish();
+    CHECK(ended.reason == EndReason::kPowerOff);
+    CHECK(subject.console == std::string(400 - printed, '.') + "=");
+    uint64_t steps = 0;
+    for (const Counter& counter : ended.report.counters) steps += counter.name == "start_ns/pages";
+    CHECK(steps == 1);
+  }
+  REQUIRE(::pwrite(pages.get(), "\xff\xff\xff\xff\xff\xff\xff", 7, 0) == 7);
+  start = from(files);
+  start.restore->pages = pages.duplicate().value();
+  {
+    Subject subject(std::move(start));
+    Ended ended = subject.finish();
+    CHECK(ended.reason == EndReason::kHostError);
+    CHECK(ended.message.starts_with("the list of pages: "));
+  }
+  Subject booted(boot());
+  booted.wait_for_console(1);
+  booted.send(encode(wanted));
+  CHECK(decode_pages_recorded(booted.receive()).value().problem != "");
+  CHECK(booted.finish().reason == EndReason::kPowerOff);
+}
+
 TEST_CASE("a paused machine can be stopped, and what is not paused not be saved") {
   if (!have_kvm()) return;
   {

@@ -105,6 +105,8 @@ typedef enum hutch_event_kind {
   HUTCH_EVENT_PAUSED = 6,  /* the answer to hutch_vm_pause */
   HUTCH_EVENT_RESUMED = 7, /* the answer to hutch_vm_resume */
   HUTCH_EVENT_SAVED = 8, /* to hutch_vm_save: message, empty when it is saved; transferred: bytes */
+  /* to hutch_vm_record_pages: message, empty when they are written; transferred: their bytes */
+  HUTCH_EVENT_PAGES_RECORDED = 9,
 
   HUTCH_EVENT_STARTED = 16,    /* task, process_id (0 for a file) */
   HUTCH_EVENT_FAILED = 17,     /* task, stage, error_number, message; the task is over */
@@ -246,6 +248,9 @@ typedef struct hutch_saved_machine {
   int adopt_service;
   /* "NAME=value", ends with NULL: given to what that process starts from now on; NULL: none. */
   const char* const* service_environment;
+  /* What hutch_vm_record_pages wrote of another machine that went on with the same memory: the
+   * guest has copies of these pages before it runs. 0 or less: each when it writes to it. */
+  int pages_fd;
 } hutch_saved_machine;
 
 #define HUTCH_ADOPTED_TASK 1
@@ -344,6 +349,9 @@ HUTCH_EXPORT int hutch_vm_resume(hutch_vm* vm, hutch_error** error);
  * 32 layers: most of them become one. What other disks hold is the caller's to keep. */
 HUTCH_EXPORT int hutch_vm_save(hutch_vm* vm, int memory_fd, int state_fd, const uint8_t* key,
                                hutch_error** error);
+/* Writes to an empty file which pages a restored machine has written to by now, for others that go
+ * on with the same memory: PAGES_RECORDED follows, with an error when they are over 8 MiB. */
+HUTCH_EXPORT int hutch_vm_record_pages(hutch_vm* vm, int fd, hutch_error** error);
 /* The frozen layers of a layered disk, from below: after SAVED, those that a machine that goes on
  * from there needs. Read-only descriptors of files that may have no name; the VM's own, valid until
  * its next event is taken. A caller that wants to have them after a power cut flushes and names
